@@ -1,0 +1,123 @@
+// A task: a name, options and a handler. Task files export what `defineTask` returns; threads load the files and find
+// the tasks by their brand, so that two copies of this package still understand each other.
+
+import { EngineError } from './errors.ts'
+import { MAX_ATTEMPTS_MAX, NAME_CHARS_MAX } from './limits.ts'
+import type { Log } from './log.ts'
+
+/** Anything that survives JSON. */
+export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json | undefined }
+
+/**
+ * How long to wait before the next attempt. The delay after the k-th failed attempt (k from 1) is
+ * - `exponential`: min(maxMs, initialMs * factor^(k-1)), defaults 1,000 ms, factor 2, at most 300,000 ms;
+ * - `fixed`: delayMs;
+ * - `table`: delaysMs[k-1], the last entry for every later one;
+ * - `none`: no further attempt.
+ * `jitter` (0 to 1, default 0) spreads the delay evenly over [delay * (1 - jitter), delay].
+ */
+export type RetryPolicy =
+  | {
+      readonly kind: 'exponential'
+      readonly initialMs?: number
+      readonly factor?: number
+      readonly maxMs?: number
+      readonly jitter?: number
+    }
+  | { readonly kind: 'fixed'; readonly delayMs: number; readonly jitter?: number }
+  | { readonly kind: 'table'; readonly delaysMs: readonly number[]; readonly jitter?: number }
+  | { readonly kind: 'none' }
+
+/** What a handler knows of its job and may do meanwhile. */
+export interface TaskContext {
+  readonly job: {
+    readonly id: number
+    readonly task: string
+    readonly queue: string
+    readonly createdAt: Date
+    readonly maxAttempts: number
+    readonly group: string | null
+    /** Trace headers and labels that came with the job; empty when none. */
+    readonly meta: Readonly<Record<string, Json>>
+  }
+  /** This attempt, from 1. */
+  readonly attempt: number
+  /** This holding, from 1; unlike `attempt` it also counts holders that died. `id` and `run` name one execution. */
+  readonly run: number
+  /** Aborts when the deadline passes, the job is cancelled or the engine stops. */
+  readonly signal: AbortSignal
+  /** Lines go to the engine's log with the job's id. */
+  readonly log: Log
+  /** Stores how far the work is (any JSON, at most 16 KiB); the last one wins. Cheap: it is written in batches. */
+  progress(value: Json): void
+  /** Says "still alive" for a task with `heartbeatMs`; synchronous code may call it too. */
+  heartbeat(): void
+}
+
+export interface TaskOptions {
+  /** Queue that jobs of this task go to when the enqueue names none. Default 'default'. */
+  readonly queue?: string
+  /** Charged attempts at most, from 1. Default 3. */
+  readonly maxAttempts?: number
+  /** Milliseconds an attempt may run. Default 30,000. 0 means no limit. */
+  readonly timeoutMs?: number
+  /** Milliseconds between the abort signal and the end of the thread. Default 5,000. */
+  readonly graceMs?: number
+  /** When set, an attempt that calls neither heartbeat() nor progress() for three of these intervals is ended. */
+  readonly heartbeatMs?: number
+  readonly retry?: RetryPolicy
+  /** Jobs of this task that one thread runs at a time. 1 (default) for work that computes; more for work that waits. */
+  readonly concurrency?: number
+}
+
+export interface TaskDefinition<Name extends string = string, Payload = unknown, Result = unknown> extends TaskOptions {
+  readonly name: Name
+  /** `import.meta.url` of the file that exports the task; not needed when the engine is given a folder or files. */
+  readonly module?: string
+  /**
+   * True runs the handler on the main thread: for tests and tiny work. It costs the safety of threads: a handler that
+   * blocks or crashes takes the engine with it, and its deadline can only signal.
+   */
+  readonly inline?: boolean
+  readonly run: (payload: Payload, ctx: TaskContext) => Result | Promise<Result>
+}
+
+const BRAND = Symbol.for('millrace.task')
+
+/**
+ * Declares a task. The names and types of payload and result flow into `engine.enqueue`.
+ * @throws EngineError CONFIG_INVALID when an option is out of its range; the message names it.
+ */
+export function defineTask<const Name extends string, Payload, Result>(
+  definition: TaskDefinition<Name, Payload, Result>,
+): TaskDefinition<Name, Payload, Result> {
+  checkTask(definition)
+  return Object.freeze(Object.defineProperty({ ...definition }, BRAND, { value: true }))
+}
+
+/** True for what defineTask returned, also by another copy of this package. */
+export function isTask(value: unknown): value is TaskDefinition {
+  return typeof value === 'object' && value !== null && (value as Record<symbol, unknown>)[BRAND] === true
+}
+
+function checkTask(task: TaskDefinition<string, never, unknown>): void {
+  const refuse = (field: string, rule: string, value: unknown) => {
+    throw new EngineError(
+      'CONFIG_INVALID',
+      `task ${JSON.stringify(task.name)}: ${field} must be ${rule}, got ${String(value)}`,
+      { field, value },
+    )
+  }
+  const whole = (field: string, value: number | undefined, min: number, max: number) => {
+    if (value !== undefined && !(Number.isInteger(value) && value >= min && value <= max))
+      refuse(field, `a whole number from ${min} to ${max}`, value)
+  }
+  if (typeof task.name !== 'string' || task.name.length < 1 || task.name.length > NAME_CHARS_MAX)
+    refuse('name', `1 to ${NAME_CHARS_MAX} characters`, task.name)
+  if (typeof task.run !== 'function') refuse('run', 'a function', typeof task.run)
+  whole('maxAttempts', task.maxAttempts, 1, MAX_ATTEMPTS_MAX)
+  whole('timeoutMs', task.timeoutMs, 0, 2 ** 31 - 1)
+  whole('graceMs', task.graceMs, 0, 2 ** 31 - 1)
+  whole('heartbeatMs', task.heartbeatMs, 10, 2 ** 31 - 1)
+  whole('concurrency', task.concurrency, 1, 1_000)
+}

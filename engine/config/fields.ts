@@ -171,9 +171,9 @@ function readDuration(value: string): unknown {
 }
 
 function readBytes(value: string): unknown {
-  const match = /^(\d+(?:\.\d+)?)\s*(k|m|g)(?:i?b)?$/i.exec(ungrouped(value))
+  const match = /^(\d+(?:\.\d+)?)\s*(b|[kmg](?:i?b)?)$/i.exec(ungrouped(value))
   if (!match) return readWhole(value)
-  const size = { k: 2 ** 10, m: 2 ** 20, g: 2 ** 30 }[match[2]!.toLowerCase()]!
+  const size = { b: 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30 }[match[2]!.toLowerCase()[0]!]!
   return Math.round(Number(match[1]) * size)
 }
 

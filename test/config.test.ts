@@ -160,7 +160,6 @@ test('times, sizes, lists and switches can be written as people write them', () 
       ringBytes: '64k',
       heldMax: '12,000',
       queues: 'mail, video',
-      groups: '*',
       listen: 'off',
       logLevel: 'WARN',
     },
@@ -171,7 +170,7 @@ test('times, sizes, lists and switches can be written as people write them', () 
   assert.equal(values.ringBytes, 65_536)
   assert.equal(values.heldMax, 12_000)
   assert.deepEqual(values.queues, ['mail', 'video'])
-  assert.equal(values.groups, null)
+  assert.equal(loadConfig({ flags: { queues: '*' } }).values.queues, null)
   assert.equal(values.listen, false)
   assert.equal(values.logLevel, 'warn')
 })
@@ -185,6 +184,7 @@ test('what is no number, no switch, no choice, no size or no identifier is refus
   assertRefused({ logFormat: 'xml' }, 'logFormat', /one of auto, text, json/)
   assertRefused({ ringBytes: 100_000 }, 'ringBytes', /a power of two/)
   assertRefused({ queues: [] }, 'queues', /a list of 1 to/)
+  assertRefused({ database: 'mysql://h/db' }, 'database', /a URL such as postgres:/)
   for (const schema of ['Millrace', '1a', 'a-b', '', 'a'.repeat(49), 'x"; drop table job; --']) {
     assertRefused({ schema }, 'schema', /lower-case letters/)
   }

@@ -62,11 +62,25 @@ export function bytes(row: Bounds & { default: number; powerOfTwo?: boolean }): 
   return { ...field, schema: field.schema.refine((value) => Number.isInteger(Math.log2(value))) }
 }
 
+interface Optional extends Common {
+  readonly default: null
+  readonly defaultText: string
+  readonly placeholder: string
+}
+
 /** Any text that is not empty; null when none is set. */
-export function text(
-  row: Common & { default: null; defaultText: string; placeholder: string; secret?: boolean; env?: readonly string[] },
-): Setting<string | null> {
+export function text(row: Optional): Setting<string | null> {
   return { ...row, kind: 'text', rule: 'a text', schema: z.string().min(1).nullable(), fromText: (value) => value }
+}
+
+/** The URL of a database; null when none is set. It may hold a password. */
+export function database(row: Optional & { env?: readonly string[] }): Setting<string | null> {
+  const schema = z
+    .string()
+    .regex(/^(postgres|postgresql):\/\//)
+    .nullable()
+  const rule = 'a URL such as postgres://user:password@host:5432/database'
+  return { ...row, kind: 'text', secret: true, rule, schema, fromText: (value) => value.trim() }
 }
 
 /** A path; relative ones are meant from the current folder. */

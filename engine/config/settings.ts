@@ -4,7 +4,7 @@
 
 import { availableParallelism } from 'node:os'
 import { NAME_CHARS_MAX, PAYLOAD_BYTES_DEFAULT, RESCUES_MAX, RESULT_BYTES_DEFAULT } from '../base/limits.ts'
-import { bytes, choice, duration, flag, names, path, type Setting, text, whole, word } from './fields.ts'
+import { bytes, choice, database, duration, flag, names, path, type Setting, text, whole, word } from './fields.ts'
 
 const SECOND = 1_000
 const MINUTE = 60 * SECOND
@@ -15,22 +15,20 @@ const MiB = 1_024 * KiB
 
 export const SETTINGS = {
   // database
-  database: text({
+  database: database({
     part: 'database',
     default: null,
-    defaultText: 'embedded server',
+    defaultText: 'embedded',
     placeholder: 'url',
-    secret: true,
     env: ['DATABASE_URL'],
     about:
-      'PostgreSQL to use; without it (and without PGHOST, PGPORT or PGDATABASE) an embedded server runs in dataDir.',
+      'PostgreSQL to use; PGHOST, PGPORT and PGDATABASE are understood too; without any, a server of its own runs in dataDir.',
   }),
-  directDatabase: text({
+  directDatabase: database({
     part: 'database',
     default: null,
     defaultText: 'same as database',
     placeholder: 'url',
-    secret: true,
     about: 'The same database past a transaction pooler, for LISTEN only.',
   }),
   schema: word({
@@ -81,11 +79,12 @@ export const SETTINGS = {
     charsMax: NAME_CHARS_MAX,
     about: 'Queues that this node works on.',
   }),
-  groups: names({
+  onlyGroup: text({
     part: 'tasks',
-    namesMax: 1_000,
-    charsMax: NAME_CHARS_MAX,
-    about: 'Groups whose jobs this node takes; with a list, jobs without a group are left to others.',
+    default: null,
+    defaultText: 'all jobs',
+    placeholder: 'name',
+    about: 'Take only jobs of this group; all others are left to other nodes.',
   }),
   claimUnknown: flag({
     part: 'tasks',

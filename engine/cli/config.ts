@@ -1,0 +1,78 @@
+// `config [NAME]`: every setting, its value and where it comes from. Passwords are masked. It needs no database.
+
+import { EngineError } from '../base/errors.ts'
+import { bytesText, durationText, grouped } from '../config/fields.ts'
+import { type Config, masked } from '../config/load.ts'
+import { didYouMean } from '../config/nearest.ts'
+import { defaultOf, envNamesOf, flagOf, SETTING_NAMES, type SettingName, settingOf } from '../config/settings.ts'
+import type { Cli } from './context.ts'
+import { brief, printTable } from './text.ts'
+
+export async function config(cli: Cli, name: string | undefined): Promise<void> {
+  const { terminal } = cli
+  if (name !== undefined && !SETTING_NAMES.includes(name as SettingName)) {
+    throw new EngineError('VALIDATION', `${name} is not a setting${didYouMean(name, SETTING_NAMES)}`, { field: 'NAME' })
+  }
+  const loaded = await cli.config()
+  for (const warning of loaded.warnings) terminal.note(`${terminal.style('yellow', 'note:')} ${warning}`)
+  const chosen = name === undefined ? SETTING_NAMES : [name as SettingName]
+  if (terminal.json) return chosen.forEach((setting) => void terminal.record(facts(loaded, setting)))
+  if (name !== undefined) return one(cli, loaded, name as SettingName)
+  await printTable(
+    terminal,
+    [{ head: 'setting' }, { head: 'value' }, { head: 'from' }, { head: 'meaning' }],
+    chosen.map((setting) => {
+      const { kind, from } = loaded.sources[setting]
+      const value = shown(setting, loaded.values[setting])
+      return [
+        setting,
+        kind === 'default' ? value : terminal.style('bold', value),
+        kind === 'default' ? terminal.style('dim', 'default') : from,
+        settingOf(setting).about,
+      ]
+    }),
+  )
+  terminal.note(terminal.style('dim', `\n  One setting in full, with its bounds: ${cli.program} config threads`))
+}
+
+function one({ terminal }: Cli, loaded: Config, name: SettingName): void {
+  const row = facts(loaded, name)
+  terminal.print(`${terminal.style('bold', name)}: ${settingOf(name).about}`)
+  for (const [label, value] of [
+    ['value', `${shown(name, loaded.values[name])}  (${row.from === '' ? 'default' : row.from})`],
+    ['default', settingOf(name).defaultText ?? shown(name, defaultOf(name))],
+    ['must be', row.rule],
+    ['flag', row.flag],
+    ['environment', row.env.join(' or ')],
+    ['file', `millrace.config.json: { "${name}": ... }`],
+  ] as const) {
+    terminal.print(`  ${terminal.style('dim', label.padEnd(11))}  ${value}`)
+  }
+}
+
+function facts(loaded: Config, name: SettingName) {
+  const { kind, from } = loaded.sources[name]
+  return {
+    setting: name,
+    value: masked(name, loaded.values[name]),
+    source: kind,
+    from,
+    default: defaultOf(name),
+    rule: settingOf(name).rule,
+    flag: flagOf(name),
+    env: envNamesOf(name),
+    about: settingOf(name).about,
+  }
+}
+
+/** A value for people: with its unit, masked, and "none" said in words. */
+export function shown(name: SettingName, value: unknown): string {
+  const row = settingOf(name)
+  if (value === null) return row.defaultText ?? 'none'
+  if (value === 0 && row.defaultText?.startsWith('0 ')) return row.defaultText
+  if (typeof value === 'number') {
+    if (row.kind === 'duration') return durationText(value)
+    return row.kind === 'bytes' ? bytesText(value) : grouped(value)
+  }
+  return Array.isArray(value) ? value.join(', ') : brief(masked(name, value))
+}

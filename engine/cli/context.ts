@@ -1,0 +1,42 @@
+// What every command gets: where to write, the settings, the engine's interface, signals and the clock. Nothing here
+// does anything before a command asks for it.
+
+import type { Clock } from '../base/clock.ts'
+import type { Log } from '../base/log.ts'
+import type { Config } from '../config/load.ts'
+import type { Api, Client } from './api.ts'
+import type { Terminal } from './terminal.ts'
+
+export interface Cli {
+  readonly terminal: Terminal
+  /** Loaded when a command needs it: help and settings answer at once. */
+  api(): Promise<Api>
+  readonly clock: Clock
+  readonly signals: Signals
+  readonly cwd: string
+  /** How this program was called: `millrace` or `node engine`. */
+  readonly program: string
+  readonly version: string
+  readonly nodeVersion: string
+  /** Flags, environment and file, checked. Read once. */
+  config(): Promise<Config>
+  /** A log for a command: `stdout` for what runs for long and logs as its output, `stderr` for all others. */
+  log(to: 'stdout' | 'stderr'): Promise<Log>
+}
+
+/** The requests to end that reach the process. */
+export interface Signals {
+  /** From now on the caller answers them: `first` and `second` resolve with the name of the signal. */
+  take(): { first: Promise<string>; second: Promise<string>; release(): void }
+}
+
+/** Opens a client, lets `use` work with it, and closes it whatever happens. */
+export async function withClient<T>(cli: Cli, use: (client: Client) => Promise<T>): Promise<T> {
+  const { values } = await cli.config()
+  const client = (await cli.api()).createClient({ ...values, log: await cli.log('stderr') })
+  try {
+    return await use(client)
+  } finally {
+    await client.close()
+  }
+}

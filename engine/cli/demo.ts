@@ -1,0 +1,173 @@
+// `demo [FOLDER]`: the first contact. Fingerprints every file under a folder, one job per file, on all threads, and
+// keeps the results. It uses a queue of its own, so that it disturbs nothing and nothing disturbs it.
+
+import { relative, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { type Found, walk } from '../demo/walk.ts'
+import type { Engine, EngineStats } from './api.ts'
+import type { Cli } from './context.ts'
+import { count, megabytes, plural, printTable, rate, span } from './text.ts'
+
+const TASKS = fileURLToPath(new URL('../demo/tasks/', import.meta.url))
+const LOOK_MS = 100 // fast enough for a bar that moves, far too slow to cost anything
+
+/** Resolves with the exit code. */
+export async function demo(cli: Cli, folder: string): Promise<number> {
+  const { terminal, clock } = cli
+  const { values: settings } = await cli.config()
+  const root = resolve(cli.cwd, folder)
+  const found = await walk(root)
+  const queue = `demo-${new Date(clock.wallMs()).toISOString().replace(/\D/g, '').slice(2, 14)}`
+  const where = relative(cli.cwd, root) || '.'
+  terminal.print(
+    `Fingerprinting ${plural(found.paths.length, 'file')} (${megabytes(found.bytes)}) under ${where}: ` +
+      `SHA-256, gzip size and line count, one job per file, ${plural(settings.threads, 'thread')}.`,
+  )
+  if (found.more) terminal.print(`The folder holds more; the demo takes the first ${count(found.paths.length)}.`)
+  if (settings.database === null)
+    terminal.note(
+      terminal.style('dim', `Embedded PostgreSQL in ${settings.dataDir}; the first start takes a few seconds.`),
+    )
+
+  const engine = (await cli.api()).createEngine({
+    ...settings,
+    tasks: TASKS,
+    queues: [queue],
+    log: await cli.log('stderr'),
+  })
+  const signals = cli.signals.take()
+  const leave = signals.second.then(async () => {
+    await Promise.race([engine.kill().catch(() => undefined), clock.sleep(2_000)])
+    return 1
+  })
+  try {
+    return await Promise.race([
+      leave,
+      show(cli, engine, { found, queue, threads: settings.threads, asked: signals.first }),
+    ])
+  } finally {
+    signals.release()
+  }
+}
+
+interface Run {
+  readonly found: Found
+  readonly queue: string
+  readonly threads: number
+  readonly asked: Promise<string>
+}
+
+async function show(cli: Cli, engine: Engine, { found, queue, threads, asked }: Run): Promise<number> {
+  const { terminal, clock } = cli
+  const stopped = new AbortController()
+  void Promise.race([asked, terminal.gone]).then(() => stopped.abort())
+  await engine.start()
+  try {
+    const total = found.paths.length
+    const bar = await openBar(cli, total)
+    const beganMs = clock.steadyMs()
+    const ids = await engine.enqueueMany(
+      'fingerprint',
+      found.paths.map((path) => ({ path })),
+      { queue },
+    )
+    const enqueuedMs = clock.steadyMs()
+    let now = engine.stats()
+    while (now.completed + now.dead < total && !stopped.signal.aborted) {
+      await clock.sleep(LOOK_MS, stopped.signal)
+      now = engine.stats()
+      bar?.update(Math.min(total, now.completed + now.dead), {
+        speed: `${rate(perSecond(now.completed, clock.steadyMs() - beganMs))} jobs/s`,
+      })
+    }
+    const tookMs = clock.steadyMs() - beganMs
+    bar?.stop()
+    await summarize(cli, {
+      found,
+      queue,
+      threads,
+      now,
+      tookMs,
+      enqueueMs: enqueuedMs - beganMs,
+      firstId: ids.ids[0]!.first,
+    })
+    if (stopped.signal.aborted) terminal.note('Stopped early; `start` would finish the rest.')
+  } finally {
+    await engine.stop()
+  }
+  return 0
+}
+
+async function openBar({ terminal }: Cli, total: number) {
+  if (!terminal.interactive) return null
+  const { default: progress } = await import('cli-progress')
+  const bar = new progress.SingleBar({
+    format: '  {bar} {percentage}%  {value}/{total}  {speed}',
+    barCompleteChar: '\u2588',
+    barIncompleteChar: '\u2591',
+    barsize: Math.max(10, Math.min(40, terminal.columns - 50)),
+    hideCursor: true,
+    stream: terminal.stream as NodeJS.WriteStream,
+    gracefulExit: false,
+  })
+  bar.start(total, 0, { speed: '' })
+  return bar
+}
+
+interface Outcome extends Omit<Run, 'asked'> {
+  readonly now: EngineStats
+  readonly tookMs: number
+  readonly enqueueMs: number
+  readonly firstId: number
+}
+
+async function summarize(cli: Cli, { found, queue, threads, now, tookMs, enqueueMs, firstId }: Outcome): Promise<void> {
+  const { terminal, program } = cli
+  const total = found.paths.length
+  const share = (now.completed + now.dead) / total // of the bytes too, near enough when stopped early
+  const bytesPerSecond = perSecond(found.bytes * share, tookMs)
+  if (terminal.json) {
+    return terminal.record({
+      files: total,
+      bytes: found.bytes,
+      threads,
+      queue,
+      seconds: Math.round(tookMs) / 1_000,
+      enqueueMs: Math.round(enqueueMs),
+      jobsPerSecond: Math.round(perSecond(now.completed, tookMs)),
+      megabytesPerSecond: Math.round(bytesPerSecond / 1e5) / 10,
+      completed: now.completed,
+      retried: now.retried,
+      dead: now.dead,
+      waitMs: now.waitMs,
+      runMs: now.runMs,
+      firstId,
+    })
+  }
+  terminal.print()
+  await printTable(
+    terminal,
+    [{ head: '' }, { head: '', align: 'right' }],
+    [
+      ['files', `${count(now.completed)} of ${count(total)}`],
+      ['read', megabytes(found.bytes * share)],
+      ['time', span(tookMs)],
+      ['enqueued in', span(enqueueMs)],
+      ['speed', `${rate(bytesPerSecond / 1e6)} MB/s`],
+      ['jobs', `${rate(perSecond(now.completed, tookMs))} jobs/s`],
+      ['waited', `p50 ${span(now.waitMs.p50)}, p99 ${span(now.waitMs.p99)}`],
+      ['ran', `p50 ${span(now.runMs.p50)}, p99 ${span(now.runMs.p99)}`],
+      ['retries', count(now.retried)],
+      ['dead letters', count(now.dead)],
+    ],
+  )
+  terminal.print()
+  terminal.print('Every result is kept. Have a look:')
+  terminal.print(`  ${terminal.style('cyan', `${program} jobs --queue ${queue} --limit 5`)}`)
+  terminal.print(`  ${terminal.style('cyan', `${program} explain ${firstId}`)}`)
+  if (now.dead > 0) terminal.print(`  ${terminal.style('cyan', `${program} dead list --queue ${queue}`)}`)
+}
+
+function perSecond(amount: number, ms: number): number {
+  return (amount * 1_000) / Math.max(1, ms)
+}

@@ -1,0 +1,193 @@
+// The commands, their arguments and their flags, as one list that reads like the manual. Every setting is a flag of
+// every command; help shows those that matter for it.
+
+import { Command } from 'commander'
+import { flagOf, SETTING_NAMES, type SettingName, settingOf } from '../config/settings.ts'
+import type { DeadFilter, JobFilter } from './api.ts'
+import { cancel } from './cancel.ts'
+import { config } from './config.ts'
+import type { Cli } from './context.ts'
+import { deadList, deadPurge, deadRequeue } from './dead.ts'
+import { demo } from './demo.ts'
+import { doctor } from './doctor.ts'
+import { COUNT_MAX, type EnqueueFlags, enqueue } from './enqueue.ts'
+import { explain } from './explain.ts'
+import { type HelpFacts, helpText } from './help.ts'
+import { jobs } from './jobs.ts'
+import { migrate } from './migrate.ts'
+import { durationFrom, jobId, jobState, limit, maxAttempts, momentFrom, nameFrom, priority, wholeFrom } from './read.ts'
+import { start } from './start.ts'
+import { stats } from './stats.ts'
+
+export interface Outcome {
+  /** Exit code of the command that ran. */
+  code: number
+}
+
+/** The whole program; the command that runs writes its exit code into `outcome`. */
+export function buildProgram(cli: Cli, outcome: Outcome): Command {
+  const facts = new Map<Command, HelpFacts>()
+  const program = new Command(cli.program)
+    .description('A durable queue, a precise cron scheduler and a multi-threaded executor on PostgreSQL.')
+    .version(cli.version, '-V, --version', 'print the version')
+    .helpOption('-h, --help', 'say what a command does and how')
+    .exitOverride()
+    .configureOutput({ writeOut: (text) => cli.terminal.raw(text), writeErr: () => {} })
+    .configureHelp({ formatHelp: (command) => helpText(cli, command, facts) })
+  program.option('--config <file>', 'settings file; without it millrace.config.js, .mjs or .json of this folder')
+  program.option('--json', 'results as JSON lines')
+  program.option('--verbose', 'errors with their stack, and a log that says more')
+  for (const name of SETTING_NAMES) addSetting(program, name)
+
+  /** Adds a command; `examples` are shown by its help, without the program's name. */
+  const add = (
+    usage: string,
+    about: string,
+    group: string,
+    examples: readonly string[],
+    settings: SettingName[] = [],
+  ) => {
+    const command = program.command(usage).description(about).helpGroup(group)
+    facts.set(command, { examples, settings })
+    return command
+  }
+  const ran = (result: unknown) => {
+    outcome.code = typeof result === 'number' ? result : result === false ? 1 : 0
+  }
+
+  const RUN = 'Run'
+  const LOOK = 'Look'
+  const CARE = 'Look after'
+
+  add(
+    'start',
+    'run an engine: take jobs from the queues and run them on threads',
+    RUN,
+    ['start', 'start --tasks ./jobs --threads 4 --queues mail,video'],
+    ['tasks', 'queues', 'threads', 'stopTimeoutMs', 'logFormat'],
+  ).action(async () => ran(await start(cli)))
+
+  add(
+    'demo',
+    'see it work: fingerprint every file under a folder, one job per file',
+    RUN,
+    ['demo', 'demo ./src --threads 2'],
+    ['threads'],
+  )
+    .argument('[folder]', 'folder whose files are fingerprinted', 'node_modules')
+    .action(async (folder: string) => ran(await demo(cli, folder)))
+
+  add('enqueue', 'write a job, to be run by a started engine', RUN, [
+    `enqueue send-mail '{"to":"ada@example.com"}'`,
+    `enqueue send-mail '{"to":"ada@example.com"}' --delay 10m --key welcome-ada`,
+    'enqueue noop --count 1000',
+  ])
+    .argument('<task>', 'name of the task', nameFrom('TASK'))
+    .argument('[json]', 'payload as JSON; null when left out')
+    .option('--count <n>', 'this many copies', wholeFrom('--count', 1, COUNT_MAX))
+    .option('--queue <name>', "queue; the task's own when left out", nameFrom('--queue'))
+    .option('--priority <n>', 'higher runs earlier, -100 to 100', priority)
+    .option('--delay <time>', 'not before this time has passed, such as 10s or 2h', durationFrom('--delay'))
+    .option('--run-at <moment>', 'not before this moment, such as 2026-12-31T23:59:00Z', momentFrom('--run-at'))
+    .option('--expires-at <moment>', 'not at all after this moment', momentFrom('--expires-at'))
+    .option('--max-attempts <n>', 'tries before it is a dead letter', maxAttempts)
+    .option('--timeout <time>', 'time that one try may take', durationFrom('--timeout', 2 ** 31 - 1))
+    .option('--group <name>', 'jobs of a group run one after the other, in order', nameFrom('--group'))
+    .option('--key <text>', 'idempotency key: one unfinished job holds it at most', nameFrom('--key'))
+    .action(async (task: string, json: string | undefined, _: unknown, command: Command) => {
+      const { delay, timeout, ...flags } = command.opts<EnqueueFlags & { delay?: number; timeout?: number }>()
+      if (delay !== undefined) flags.delayMs = delay
+      if (timeout !== undefined) flags.timeoutMs = timeout
+      ran(await enqueue(cli, task, json, flags))
+    })
+
+  add('stats', 'queues and nodes at a glance', LOOK, ['stats', 'stats --watch'])
+    .option('--watch', 'again and again, until Ctrl+C')
+    .option('--every <time>', 'how often with --watch', durationFrom('--every', 3_600_000), 1_000)
+    .action(async (flags: { watch?: boolean; every: number }) => ran(await stats(cli, flags)))
+
+  add('jobs', 'list jobs, the newest first', LOOK, [
+    'jobs',
+    'jobs --state failed --task send-mail --limit 5',
+    'jobs --json | head -3',
+  ])
+    .option('--state <state>', 'queued, scheduled, running, retrying, blocked, completed, failed, ...', jobState)
+    .option('--task <name>', 'only this task', nameFrom('--task'))
+    .option('--queue <name>', 'only this queue', nameFrom('--queue'))
+    .option('--before <id>', 'only ids below this one: the next page', jobId)
+    .option('--limit <n>', 'this many at most', limit, 20)
+    .action(async (filter: JobFilter) => ran(await jobs(cli, filter)))
+
+  add('explain', 'the life of one job: every state, when, where and why', LOOK, ['explain 4711'])
+    .argument('<id>', 'id of the job', jobId)
+    .action(async (id: number) => ran(await explain(cli, id)))
+
+  const dead = add('dead', 'dead letters: jobs that failed for good', CARE, [
+    'dead list',
+    'dead requeue 4711',
+    'dead purge --task send-mail',
+  ])
+  deadFilter(dead.command('list', { isDefault: true }).description('list them, the newest first'))
+    .option('--before <id>', 'only ids below this one: the next page', jobId)
+    .action(async (filter: DeadFilter) => ran(await deadList(cli, filter)))
+  deadFilter(
+    dead.command('requeue').description('try them again, with fresh attempts').argument('[id]', 'one of them', jobId),
+  )
+    .option('--all', 'all that fit, up to --limit')
+    .action(async (id: number | undefined, filter: DeadFilter) =>
+      ran(await deadRequeue(cli, { ...filter, ...(id && { id }) })),
+    )
+  deadFilter(dead.command('purge').description('forget them for ever').argument('[id]', 'one of them', jobId))
+    .option('--all', 'all that fit, up to --limit')
+    .action(async (id: number | undefined, filter: DeadFilter) =>
+      ran(await deadPurge(cli, { ...filter, ...(id && { id }) })),
+    )
+
+  add('cancel', 'cancel a job; a running one is told to abort', CARE, ['cancel 4711'])
+    .argument('<id>', 'id of the job', jobId)
+    .action(async (id: number) => ran(await cancel(cli, id)))
+
+  add('migrate', 'bring the tables up to date (start does so too, unless --no-migrate)', CARE, [
+    'migrate --dry-run',
+    'migrate',
+  ])
+    .option('--dry-run', 'print the SQL and change nothing')
+    .action(async (flags: { dryRun?: boolean }) => ran(await migrate(cli, flags)))
+
+  add('config', 'every setting, its value and where it comes from', CARE, [
+    'config',
+    'config stopTimeoutMs',
+    'config --json',
+  ])
+    .argument('[name]', 'one setting in full')
+    .action(async (name: string | undefined) => ran(await config(cli, name)))
+
+  add('doctor', 'find what is wrong: versions, settings, database, poolers', CARE, [
+    'doctor',
+    'doctor --database postgres://localhost/app',
+  ]).action(async () => ran(await doctor(cli)))
+
+  return program
+}
+
+/** The settings that the command line gave, by name. */
+export function settingFlags(program: Command): Record<string, unknown> {
+  const given = program.opts<Record<string, unknown>>()
+  return Object.fromEntries(
+    SETTING_NAMES.filter((name) => given[name] !== undefined).map((name) => [name, given[name]]),
+  )
+}
+
+function addSetting(program: Command, name: SettingName): void {
+  const row = settingOf(name)
+  if (row.kind !== 'flag') return void program.option(`${flagOf(name)} <${row.placeholder}>`, row.about)
+  program.option(flagOf(name), row.about)
+  program.option(flagOf(name).replace('--', '--no-'), `the opposite of ${flagOf(name)}`)
+}
+
+function deadFilter(command: Command): Command {
+  return command
+    .option('--task <name>', 'only this task', nameFrom('--task'))
+    .option('--queue <name>', 'only this queue', nameFrom('--queue'))
+    .option('--limit <n>', 'this many at most', limit, 100)
+}

@@ -1,0 +1,138 @@
+// `start`: runs an engine until it is told to end. A person sees a readable startup and a summary now and then; a
+// machine gets JSON lines. First signal: no new work, finish or release within the deadline, flush, exit 0. Second:
+// release and leave, exit 1.
+
+import type { Log } from '../base/log.ts'
+import type { Settings } from '../config/settings.ts'
+import type { Engine, EngineStats } from './api.ts'
+import { shown } from './config.ts'
+import type { Cli } from './context.ts'
+import { count, plural, rate, span } from './text.ts'
+
+/** Resolves with the exit code. */
+export async function start(cli: Cli): Promise<number> {
+  const { values: settings, warnings } = await cli.config()
+  const log = await cli.log('stdout')
+  const people = speaksText(cli, settings)
+  for (const warning of warnings) log.warn({ warning }, 'config.unused')
+  if (people) greet(cli, settings)
+  else
+    log.info({ version: cli.version, node: cli.nodeVersion, pid: process.pid, schema: settings.schema }, 'start.begun')
+
+  const engine = (await cli.api()).createEngine({ ...settings, log })
+  const signals = cli.signals.take()
+  const end = Promise.race([signals.first, cli.terminal.gone.then(() => 'closed output')])
+  const startedMs = cli.clock.steadyMs()
+  try {
+    const leave = signals.second.then(() => leaveNow(cli, engine, log, people))
+    const whole = (async () => {
+      await engine.start()
+      const tookMs = cli.clock.steadyMs() - startedMs
+      if (people) cli.terminal.print(`${cli.terminal.style('green', 'Ready')} in ${span(tookMs)}. Stop with Ctrl+C.\n`)
+      else log.info({ tookMs: Math.round(tookMs) }, 'start.ready')
+      await summariesUntil(cli, engine, end, settings, log, people)
+      return await stop(cli, engine, await end, settings, log, people)
+    })()
+    return await Promise.race([whole, leave])
+  } finally {
+    signals.release()
+  }
+}
+
+/** True when the output of `start` is for people. */
+export function speaksText(cli: Cli, settings: Settings): boolean {
+  if (cli.terminal.json || settings.logFormat === 'json') return false
+  return settings.logFormat === 'text' || cli.terminal.interactive
+}
+
+function greet({ terminal, version, nodeVersion }: Cli, settings: Settings): void {
+  terminal.print(`${terminal.style('bold', `Millrace ${version}`)} on Node ${nodeVersion.replace(/^v/, '')}`)
+  const embedded = settings.database === null
+  for (const [label, value] of [
+    ['database', embedded ? `embedded PostgreSQL in ${settings.dataDir}` : shown('database', settings.database)],
+    ['schema', settings.schema],
+    ['tasks', settings.tasks],
+    ['queues', shown('queues', settings.queues)],
+    ['threads', `${plural(settings.threads, 'thread')}, ${count(settings.heldMax)} jobs held at most`],
+  ] as const) {
+    terminal.print(`  ${terminal.style('dim', label.padEnd(9))} ${value}`)
+  }
+}
+
+async function summariesUntil(
+  cli: Cli,
+  engine: Engine,
+  end: Promise<string>,
+  { summaryEveryMs }: Settings,
+  log: Log,
+  people: boolean,
+): Promise<void> {
+  if (summaryEveryMs === 0) return void (await end)
+  const over = new AbortController()
+  void end.then(() => over.abort())
+  let before = engine.stats()
+  let beforeMs = cli.clock.steadyMs()
+  let quietSaid = false
+  while (!over.signal.aborted) {
+    await cli.clock.sleep(summaryEveryMs, over.signal)
+    if (over.signal.aborted) return
+    const now = engine.stats()
+    const nowMs = cli.clock.steadyMs()
+    const perSecond = ((now.completed - before.completed) * 1_000) / Math.max(1, nowMs - beforeMs)
+    const idle = now.completed === before.completed && now.failed === before.failed && now.held === 0
+    if (!people) log.info({ ...now, perSecond: Math.round(perSecond * 10) / 10 }, 'start.summary')
+    else if (!idle || !quietSaid) cli.terminal.print(summary(cli, now, perSecond, idle))
+    quietSaid = idle
+    before = now
+    beforeMs = nowMs
+  }
+}
+
+function summary({ terminal, clock }: Cli, now: EngineStats, perSecond: number, idle: boolean): string {
+  const time = terminal.style('dim', new Date(clock.wallMs()).toTimeString().slice(0, 8))
+  const done = `${count(now.completed)} done`
+  if (idle) return `${time}  ${done}, nothing waits`
+  const parts = [
+    `${done} (${rate(perSecond)}/s)`,
+    `${count(now.running)} running`,
+    `${count(Math.max(0, now.held - now.running))} waiting here`,
+    now.retried > 0 ? `${count(now.retried)} retried` : '',
+    now.dead > 0 ? terminal.style('red', `${count(now.dead)} dead`) : '',
+    `run p50 ${span(now.runMs.p50)} p99 ${span(now.runMs.p99)}`,
+  ]
+  return `${time}  ${parts.filter((part) => part !== '').join(', ')}`
+}
+
+async function stop(
+  cli: Cli,
+  engine: Engine,
+  why: string,
+  { stopTimeoutMs }: Settings,
+  log: Log,
+  people: boolean,
+): Promise<number> {
+  const { running } = engine.stats()
+  if (people) {
+    const what = running > 0 ? `waiting up to ${span(stopTimeoutMs)} for ${plural(running, 'running job')}` : 'flushing'
+    cli.terminal.print(`\nStopping (${why}): ${what}. Once more to leave at once.`)
+  } else log.info({ why, running, stopTimeoutMs }, 'start.stopping')
+  const report = await engine.stop(stopTimeoutMs)
+  const { completed } = engine.stats()
+  if (people) cli.terminal.print(`Stopped. ${plural(completed, 'job')} done${released(report.released)}.`)
+  else log.info({ completed, ...report }, 'start.stopped')
+  return 0
+}
+
+function released(jobs: number | undefined): string {
+  return jobs === undefined || jobs === 0 ? '' : `, ${plural(jobs, 'job')} released to run elsewhere`
+}
+
+/** A store that does not answer must not keep the process from leaving. */
+const LEAVE_MS = 2_000
+
+async function leaveNow(cli: Cli, engine: Engine, log: Log, people: boolean): Promise<number> {
+  if (people) cli.terminal.print('Leaving at once; what was running is released and will run again.')
+  else log.warn({}, 'start.leaving')
+  await Promise.race([engine.kill().catch(() => undefined), cli.clock.sleep(LEAVE_MS)])
+  return 1
+}

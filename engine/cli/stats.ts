@@ -1,0 +1,65 @@
+// `stats [--watch]`: queues and nodes as the database sees them.
+
+import type { Client, QueueStats, Row } from './api.ts'
+import { type Cli, withClient } from './context.ts'
+import { brief, count, printTable, span } from './text.ts'
+
+export async function stats(cli: Cli, flags: { watch?: boolean; every: number }): Promise<void> {
+  await withClient(cli, async (client) => {
+    if (!flags.watch) return show(cli, await look(client))
+    const signals = cli.signals.take()
+    const stop = new AbortController()
+    void Promise.race([signals.first, cli.terminal.gone]).then(() => stop.abort())
+    while (!stop.signal.aborted) {
+      const seen = await look(client)
+      if (cli.terminal.interactive) cli.terminal.raw('\u001b[H\u001b[2J')
+      await show(cli, seen)
+      await cli.clock.sleep(flags.every, stop.signal)
+    }
+    signals.release()
+  })
+}
+
+interface Seen {
+  readonly queues: readonly QueueStats[]
+  readonly nodes: readonly Row[]
+}
+
+async function look(client: Client): Promise<Seen> {
+  const [queues, nodes] = await Promise.all([client.console.queues(), client.console.nodes()])
+  return { queues, nodes }
+}
+
+async function show({ terminal, program }: Cli, { queues, nodes }: Seen): Promise<void> {
+  if (terminal.json) return terminal.record({ queues, nodes })
+  if (queues.length === 0)
+    return terminal.print(`No queue yet. Enqueue a job: ${program} enqueue TASK '{"some":"json"}'`)
+  await printTable(
+    terminal,
+    [
+      { head: 'queue' },
+      ...NUMBERS.map((head) => ({ head, align: 'right' as const })),
+      { head: 'oldest waits', align: 'right' },
+    ],
+    queues.map((row) => [
+      row.queue,
+      count(row.available),
+      count(row.inFlight),
+      count(row.scheduled),
+      count(row.retrying),
+      count(row.blocked),
+      row.dead > 0 ? terminal.style('red', count(row.dead)) : '0',
+      row.oldestWaitingMs === null ? '' : span(row.oldestWaitingMs),
+    ]),
+  )
+  terminal.print()
+  if (nodes.length === 0) return terminal.print(`No node is running. Start one: ${program} start`)
+  const heads = Object.keys(nodes[0]!)
+  await printTable(
+    terminal,
+    heads.map((head) => ({ head })),
+    nodes.map((row) => heads.map((head) => brief(row[head]))),
+  )
+}
+
+const NUMBERS = ['waiting', 'in flight', 'scheduled', 'retrying', 'blocked', 'dead']

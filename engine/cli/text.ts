@@ -1,0 +1,97 @@
+// How numbers, times and tables read for people.
+
+import { stripVTControlCharacters } from 'node:util'
+import type { Terminal } from './terminal.ts'
+
+export interface Column {
+  readonly head: string
+  readonly align?: 'left' | 'right'
+}
+
+/** Prints rows under heads, without borders; the last column is cut to the width of the terminal. */
+export async function printTable(
+  terminal: Terminal,
+  columns: readonly Column[],
+  rows: readonly string[][],
+): Promise<void> {
+  const { default: Table } = await import('cli-table3')
+  const last = columns.length - 1
+  const used = columns.slice(0, last).reduce((sum, column, i) => sum + widest(column, rows, i) + 2, 2)
+  const room = Math.max(20, terminal.columns - used)
+  const table = new Table({
+    head: columns.map(({ head }) => terminal.style('dim', head)),
+    colAligns: columns.map(({ align }) => align ?? 'left'),
+    chars: NO_BORDERS,
+    style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0 },
+  })
+  for (const row of rows) table.push(row.map((cell, i) => (i === last ? cut(cell, room) : cell)))
+  for (const line of table.toString().split('\n')) terminal.print(`  ${line.trimEnd()}`)
+}
+
+function widest({ head }: Column, rows: readonly string[][], i: number): number {
+  return rows.reduce((width, row) => Math.max(width, stripVTControlCharacters(row[i] ?? '').length), head.length)
+}
+
+const NO_BORDERS = {
+  top: '',
+  'top-mid': '',
+  'top-left': '',
+  'top-right': '',
+  bottom: '',
+  'bottom-mid': '',
+  'bottom-left': '',
+  'bottom-right': '',
+  left: '',
+  'left-mid': '',
+  mid: '',
+  'mid-mid': '',
+  right: '',
+  'right-mid': '',
+  middle: '  ',
+}
+
+/** Text on one line, cut with an ellipsis. Control characters, which could move the cursor, become dots. */
+export function cut(text: string, chars: number): string {
+  const line = text.replace(/\s+/g, ' ').replace(/[\u0000-\u001f\u007f-\u009f]/g, '·')
+  return line.length <= chars ? line : `${line.slice(0, Math.max(1, chars - 1))}…`
+}
+
+export function count(value: number): string {
+  return Math.round(value).toLocaleString('en-US')
+}
+
+/** 3 of 4 significant digits: 0.42, 3.1, 27, 1,240. */
+export function rate(value: number): string {
+  if (value >= 100) return count(value)
+  return value >= 10 ? value.toFixed(1) : value.toFixed(2)
+}
+
+/** A span of time as a person says it. */
+export function span(ms: number): string {
+  if (ms < 10) return `${ms.toFixed(1)} ms`
+  if (ms < 1_000) return `${Math.round(ms)} ms`
+  if (ms < 60_000) return `${(ms / 1_000).toFixed(1)} s`
+  const minutes = Math.floor(ms / 60_000)
+  if (minutes < 60) return `${minutes} min ${Math.floor((ms % 60_000) / 1_000)} s`
+  const hours = Math.floor(minutes / 60)
+  return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} days`
+}
+
+export function megabytes(bytes: number): string {
+  return `${rate(bytes / 1e6)} MB`
+}
+
+/** A moment in UTC, to the millisecond. */
+export function moment(at: Date | null | undefined): string {
+  return at instanceof Date ? at.toISOString().replace('T', ' ').replace('Z', '') : ''
+}
+
+/** Anything on one line. */
+export function brief(value: unknown): string {
+  if (value === undefined || value === null) return ''
+  return typeof value === 'string' ? value : (JSON.stringify(value) ?? String(value))
+}
+
+export function plural(n: number, one: string, many = `${one}s`): string {
+  return `${count(n)} ${n === 1 ? one : many}`
+}

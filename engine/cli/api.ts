@@ -71,14 +71,12 @@ export interface EngineStats {
 }
 
 export interface MigrationReport {
-  readonly applied: readonly Migration[]
-  readonly version: number
-}
-
-export interface Migration {
-  readonly version: number
-  readonly name: string
-  readonly sql?: string
+  /** Version of the schema before and after; 0 means none. */
+  readonly from: number
+  readonly to: number
+  readonly applied: readonly { readonly version: number; readonly name: string }[]
+  /** The SQL of a dry run. */
+  readonly sql: string
 }
 
 export interface Console {

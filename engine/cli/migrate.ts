@@ -5,18 +5,16 @@ import { plural } from './text.ts'
 
 export async function migrate(cli: Cli, flags: { dryRun?: boolean }): Promise<void> {
   const { terminal } = cli
+  const dryRun = flags.dryRun === true
   await withClient(cli, async (client) => {
-    const report = flags.dryRun ? await client.console.migrations(true) : await client.migrate()
-    if (terminal.json) return terminal.record({ dryRun: flags.dryRun === true, ...report })
-    if (report.applied.length === 0) return terminal.print(`The schema is up to date (version ${report.version}).`)
-    if (!flags.dryRun) {
-      for (const { version, name } of report.applied) terminal.print(`  ${version}  ${name}`)
-      return terminal.print(
-        `Applied ${plural(report.applied.length, 'migration')}; the schema is at version ${report.version}.`,
-      )
-    }
-    for (const { version, name, sql } of report.applied)
-      terminal.print(`-- migration ${version}: ${name}\n${sql ?? ''}`)
-    terminal.note(`${plural(report.applied.length, 'migration')} would be applied; nothing was changed.`)
+    const report = dryRun ? await client.console.migrations(true) : await client.migrate()
+    const { from, to, applied, sql } = report
+    if (terminal.json) return terminal.record({ dryRun, from, to, applied, ...(dryRun && { sql }) })
+    if (applied.length === 0) return terminal.print(`The schema is up to date (version ${to}).`)
+    const list = applied.map(({ version, name }) => `${version} ${name}`).join(', ')
+    if (!dryRun)
+      return terminal.print(`Applied ${plural(applied.length, 'migration')} (${list}); the schema is at version ${to}.`)
+    terminal.print(sql) // nothing but SQL on standard output, so that it can be piped into a file
+    terminal.note(`${plural(applied.length, 'migration')} would be applied (${list}); nothing was changed.`)
   })
 }

@@ -1,0 +1,609 @@
+// The command line without a database: help, flags, errors, exit codes, what is printed for people and for machines.
+// Commands run in this process against an engine that answers from memory; the launcher runs as a process of its own.
+
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { type Clock, systemClock } from '../engine/base/clock.ts'
+import { EngineError } from '../engine/base/errors.ts'
+import type { Api, Client, Console, Engine, EngineStats, Options } from '../engine/cli/api.ts'
+import type { Signals } from '../engine/cli/context.ts'
+import { run } from '../engine/cli/run.ts'
+import { SETTING_NAMES } from '../engine/config/settings.ts'
+
+const COMMANDS = [
+  'start',
+  'demo',
+  'enqueue',
+  'stats',
+  'jobs',
+  'explain',
+  'dead',
+  'cancel',
+  'migrate',
+  'config',
+  'doctor',
+]
+
+interface Ran {
+  code: number
+  out: string
+  err: string
+  /** Every JSON line of the output. */
+  lines: Record<string, unknown>[]
+}
+
+interface Setup {
+  api?: Api
+  env?: Record<string, string>
+  tty?: boolean
+  signals?: Signals
+  clock?: Clock
+  cwd?: string
+  onOut?: (text: string) => void
+}
+
+const noSignals: Signals = {
+  take: () => ({ first: new Promise(() => {}), second: new Promise(() => {}), release() {} }),
+}
+
+async function cli(words: readonly string[], setup: Setup = {}): Promise<Ran> {
+  const out: string[] = []
+  const err: string[] = []
+  const stream = (sink: string[], tell?: (text: string) => void) => ({
+    isTTY: setup.tty ?? false,
+    columns: 120,
+    write(text: string) {
+      sink.push(text)
+      tell?.(text)
+      return true
+    },
+    on() {},
+  })
+  const code = await run({
+    argv: words,
+    env: setup.env ?? {},
+    cwd: setup.cwd ?? tmpdir(),
+    stdout: stream(out, setup.onOut),
+    stderr: stream(err),
+    program: 'millrace',
+    version: '1.2.3',
+    nodeVersion: 'v20.20.0',
+    clock: setup.clock ?? systemClock,
+    signals: setup.signals ?? noSignals,
+    api: async () => setup.api ?? fakeApi(),
+  })
+  const text = out.join('')
+  const lines = words.includes('--json')
+    ? text
+        .split('\n')
+        .filter((line) => line !== '')
+        .map((line) => JSON.parse(line) as Record<string, unknown>)
+    : []
+  return { code, out: text, err: err.join(''), lines }
+}
+
+const STATS: EngineStats = {
+  completed: 0,
+  failed: 0,
+  retried: 0,
+  dead: 0,
+  held: 0,
+  running: 0,
+  waitMs: { p50: 1, p99: 2 },
+  runMs: { p50: 3, p99: 4 },
+}
+
+const CREATED = new Date('2026-11-21T01:02:03.004Z')
+
+function fakeConsole(overrides: Partial<Console> = {}): Console {
+  const job = {
+    id: 7,
+    task: 'mail',
+    queue: 'default',
+    state: 'completed',
+    attempt: 1,
+    maxAttempts: 3,
+    createdAt: CREATED,
+  }
+  return {
+    queues: async () => [
+      {
+        queue: 'default',
+        available: 1_234,
+        inFlight: 2,
+        scheduled: 3,
+        retrying: 4,
+        blocked: 5,
+        dead: 6,
+        oldestWaitingMs: 61_000,
+      },
+    ],
+    nodes: async () => [{ node: 'n1', host: 'h', threads: 2 }],
+    jobs: async () => [{ ...job, result: { sent: true } }],
+    explain: async () => ({
+      job,
+      events: [
+        { at: CREATED, state: 'queued', where: 'queue default', why: 'enqueued' },
+        { at: new Date(CREATED.getTime() + 12), state: 'completed', where: 'node n1', why: 'the handler returned' },
+      ],
+    }),
+    dead: { list: async () => [], requeue: async () => 2, purge: async () => 1 },
+    cancel: async () => 'cancelled',
+    doctor: async () => [{ check: 'database', value: 'PostgreSQL 15', verdict: 'ok', advice: '' }],
+    migrations: async () => ({ from: 0, to: 1, applied: [{ version: 1, name: 'base' }], sql: 'create table x ()' }),
+    ...overrides,
+  }
+}
+
+interface Calls {
+  enqueued: unknown[][]
+  options: Options[]
+  closed: number
+  stopped: number
+  killed: number
+}
+
+function fakeApi(overrides: { console?: Partial<Console>; engine?: Partial<Engine>; client?: Partial<Client> } = {}) {
+  const calls: Calls = { enqueued: [], options: [], closed: 0, stopped: 0, killed: 0 }
+  const producer = {
+    console: fakeConsole(overrides.console),
+    async enqueue(...args: unknown[]) {
+      calls.enqueued.push(args)
+      return { id: 41, duplicate: false }
+    },
+    async enqueueMany(task: string, payloads: readonly unknown[], options?: unknown) {
+      calls.enqueued.push([task, payloads, options])
+      return { ids: [{ first: 100, count: payloads.length }], count: payloads.length }
+    },
+  }
+  const api: Api & { calls: Calls } = {
+    calls,
+    createEngine(options) {
+      calls.options.push(options)
+      return {
+        ...producer,
+        start: async () => {},
+        stop: async () => {
+          calls.stopped++
+          return { released: 0 }
+        },
+        kill: async () => {
+          calls.killed++
+        },
+        stats: () => STATS,
+        ...overrides.engine,
+      }
+    },
+    createClient(options) {
+      calls.options.push(options)
+      return {
+        ...producer,
+        migrate: async () => ({ from: 0, to: 1, applied: [{ version: 1, name: 'base' }], sql: '' }),
+        close: async () => {
+          calls.closed++
+        },
+        ...overrides.client,
+      }
+    },
+  }
+  return api
+}
+
+test('help names every command, and every command has a help with its flags and an example', async () => {
+  const root = await cli(['--help'])
+  assert.equal(root.code, 0)
+  for (const name of COMMANDS) {
+    assert.match(root.out, new RegExp(`^ {2}${name}\\b`, 'm'))
+    const { code, out } = await cli([name, '--help'])
+    assert.equal(code, 0)
+    assert.match(out, new RegExp(`^millrace ${name}: .+\\n\\nUsage: millrace ${name}`))
+    assert.match(out, new RegExp(`Examples\\n {2}millrace ${name}`))
+    for (const flag of ['--database', '--schema', '--config', '--json', '--verbose', '--help'])
+      assert.ok(out.includes(flag))
+    assert.ok(
+      out.split('\n').every((line) => line.length <= 120),
+      `${name}: a line is too long`,
+    )
+  }
+})
+
+test('no words at all show the help', async () => {
+  const { code, out } = await cli([])
+  assert.equal(code, 0)
+  assert.match(out, /First steps/)
+})
+
+test('an unknown flag or command is refused with what was meant, exit 64', async () => {
+  const flag = await cli(['jobs', '--flush-evry-ms', '3'])
+  assert.equal(flag.code, 64)
+  assert.match(flag.err, /unknown option '--flush-evry-ms'; did you mean --flush-every-ms\?/)
+  const command = await cli(['strat'])
+  assert.equal(command.code, 64)
+  assert.match(command.err, /unknown command 'strat'; did you mean start\?/)
+  assert.equal((await cli(['jobs', 'surplus'])).code, 64)
+  assert.equal((await cli(['explain'])).code, 64)
+})
+
+test('a wrong setting exits 78 and says value, rule and source; --json says it as JSON', async () => {
+  const text = await cli(['jobs', '--threads', '0'])
+  assert.equal(text.code, 78)
+  assert.match(
+    text.err,
+    /^error: threads must be a whole number from 1 to 1,024; got "0" \(from --threads\)\nhint: {2}Run `millrace config`/,
+  )
+  assert.doesNotMatch(text.err, / at .*\.js/)
+  const json = await cli(['jobs', '--threads', '0', '--json'])
+  assert.equal(json.code, 78)
+  assert.equal(json.out, '')
+  const { error } = JSON.parse(json.err) as { error: { code: string; message: string; hint: string; details: unknown } }
+  assert.equal(error.code, 'CONFIG_INVALID')
+  assert.match(error.message, /threads/)
+  assert.equal('stack' in error, false)
+})
+
+test('an error of the engine gives its message, its hint and its exit code; a stack only with --verbose', async () => {
+  const console = {
+    jobs: async () => {
+      throw new EngineError('STORE_UNREACHABLE', 'no answer from db:5432', {}, new Error('ECONNREFUSED'))
+    },
+  }
+  const plain = await cli(['jobs'], { api: fakeApi({ console }) })
+  assert.equal(plain.code, 69)
+  assert.match(plain.err, /^error: no answer from db:5432\nhint: /)
+  assert.doesNotMatch(plain.err, /\n\s+at /)
+  const verbose = await cli(['jobs', '--verbose'], { api: fakeApi({ console }) })
+  assert.match(verbose.err, /\n\s+at /)
+  assert.match(verbose.err, /caused by Error: ECONNREFUSED/)
+  const api = fakeApi({
+    console: {
+      jobs: async () => {
+        throw new TypeError('x is not a function')
+      },
+    },
+  })
+  const unexpected = await cli(['jobs'], { api })
+  assert.equal(unexpected.code, 70)
+  assert.equal(api.calls.closed, 1)
+})
+
+test('config shows every setting with value and source, masks passwords, and needs no engine', async () => {
+  const env = { DATABASE_URL: 'postgres://u:secret@db/app', MILLRACE_THREADS: '3', MILLRACE_THREDS: '1' }
+  const api: Api = {
+    createEngine: () => assert.fail('not needed'),
+    createClient: () => assert.fail('not needed'),
+  }
+  const { code, lines, out } = await cli(['config', '--json', '--held-max', '9000'], { env, api })
+  assert.equal(code, 0)
+  assert.deepEqual(
+    lines.map((line) => line.setting),
+    SETTING_NAMES,
+  )
+  const bySetting = new Map(lines.map((line) => [line.setting, line]))
+  assert.equal(bySetting.get('heldMax')?.source, 'flag')
+  assert.equal(bySetting.get('threads')?.from, 'MILLRACE_THREADS')
+  assert.equal(bySetting.get('database')?.value, 'postgres://u:***@db/app')
+  assert.doesNotMatch(out, /secret/)
+  const text = await cli(['config'], { env, api })
+  assert.match(text.out, /threads +3 +MILLRACE_THREADS/)
+  assert.match(text.err, /MILLRACE_THREDS is not a setting .*did you mean MILLRACE_THREADS\?/)
+  const one = await cli(['config', 'threads'], { env, api })
+  assert.match(one.out, /must be +a whole number from 1 to 1,024/)
+  assert.match((await cli(['config', 'thread'], { env, api })).err, /did you mean threads\?/)
+})
+
+test('a switch can be turned off by --no-..., and the settings file is found in the folder or by --config', async () => {
+  const cwd = mkdtempSync(join(tmpdir(), 'millrace-cli-'))
+  try {
+    writeFileSync(join(cwd, 'millrace.config.json'), '{ "threads": 2, "listen": true }')
+    writeFileSync(join(cwd, 'other.mjs'), 'export default { threads: 5 }')
+    const value = async (...words: string[]) => (await cli(['config', ...words, '--json'], { cwd })).lines[0]?.value
+    assert.equal(await value('threads'), 2)
+    assert.equal(await value('listen', '--no-listen'), false)
+    assert.equal(await value('threads', '--config', 'other.mjs'), 5)
+    const missing = await cli(['config', '--config', 'gone.json'], { cwd })
+    assert.equal(missing.code, 78)
+    assert.match(missing.err, /gone\.json does not exist/)
+  } finally {
+    rmSync(cwd, { recursive: true, force: true })
+  }
+})
+
+test('enqueue hands over the payload and every option', async () => {
+  const api = fakeApi()
+  const words = [
+    'enqueue',
+    'mail',
+    '{"to":"ada"}',
+    '--queue',
+    'q',
+    '--priority',
+    '-5',
+    '--delay',
+    '10m',
+    '--group',
+    'g',
+  ]
+  const more = [
+    '--key',
+    'k',
+    '--max-attempts',
+    '7',
+    '--timeout',
+    '2s',
+    '--expires-at',
+    '2030-01-01T00:00:00Z',
+    '--json',
+  ]
+  const { code, lines } = await cli([...words, ...more], { api })
+  assert.equal(code, 0)
+  assert.deepEqual(lines, [{ task: 'mail', id: 41, duplicate: false }])
+  assert.deepEqual(api.calls.enqueued, [
+    [
+      'mail',
+      { to: 'ada' },
+      {
+        queue: 'q',
+        priority: -5,
+        delayMs: 600_000,
+        group: 'g',
+        key: 'k',
+        maxAttempts: 7,
+        timeoutMs: 2_000,
+        expiresAt: new Date('2030-01-01T00:00:00Z'),
+      },
+    ],
+  ])
+  assert.equal(api.calls.closed, 1)
+})
+
+test('enqueue --count writes that many copies, and says where they are', async () => {
+  const api = fakeApi()
+  const { out } = await cli(['enqueue', 'noop', '--count', '1,000'], { api })
+  assert.equal(out, 'Enqueued 1,000 jobs of noop: 100 to 1099\n')
+  assert.equal((api.calls.enqueued[0]![1] as unknown[]).length, 1_000)
+})
+
+test('enqueue refuses what is not JSON and what excludes each other, before it connects', async () => {
+  const api: Api = { createEngine: () => assert.fail(), createClient: () => assert.fail('connected') }
+  for (const [words, code, message] of [
+    [['t', '{to:ada}'], 65, /the payload is not JSON: .*Quote it for the shell/],
+    [['t', '--count', '0'], 64, /--count must be a whole number from 1 to 1,000,000; got "0"/],
+    [['t', '--count', '2', '--key', 'k'], 64, /--key and --count exclude each other/],
+    [['t', '--delay', '1s', '--run-at', '2030-01-01'], 64, /--run-at and --delay exclude each other/],
+    [['t', '--delay', 'soon'], 64, /--delay must be a time such as/],
+    [['t', '--run-at', 'tomorrow'], 64, /--run-at must be a moment such as/],
+    [['t', '--priority', '101'], 64, /--priority must be a whole number from -100 to 100/],
+    [['t', '--max-attempts', '0'], 64, /--max-attempts must be/],
+    [['x'.repeat(256)], 64, /TASK must be 1 to 255 characters/],
+  ] as const) {
+    const ran = await cli(['enqueue', ...words], { api })
+    assert.equal(ran.code, code, words.join(' '))
+    assert.match(ran.err, message)
+  }
+})
+
+test('jobs and stats print tables for people and one JSON line per row for machines', async () => {
+  const text = await cli(['jobs'])
+  assert.match(text.out, /id +task +queue +state +attempt/)
+  assert.match(text.out, /7 +mail +default +completed +1\/3 +2026-11-21 01:02:03\.004 +\{"sent":true\}/)
+  assert.match(text.err, /millrace explain 7/)
+  const json = await cli(['jobs', '--json', '--limit', '5'])
+  assert.equal(json.lines[0]?.id, 7)
+  assert.equal(json.err, '')
+  const stats = await cli(['stats'])
+  assert.match(stats.out, /default +1,234 +2 +3 +4 +5 +6 +1 min 1 s/)
+  assert.deepEqual(Object.keys((await cli(['stats', '--json'])).lines[0]!), ['queues', 'nodes'])
+})
+
+test('jobs passes its filter on, with the words that people use for states', async () => {
+  const seen: unknown[] = []
+  const api = fakeApi({
+    console: {
+      jobs: async (filter) => {
+        seen.push(filter)
+        return []
+      },
+    },
+  })
+  const { out } = await cli(
+    ['jobs', '--state', 'canceled', '--task', 't', '--queue', 'q', '--before', '9', '--limit', '3'],
+    { api },
+  )
+  assert.deepEqual(seen, [{ state: 'cancelled', task: 't', queue: 'q', before: 9, limit: 3 }])
+  assert.equal(out, 'No job fits.\n')
+  assert.equal((await cli(['jobs', '--state', 'lost'], { api })).code, 64)
+})
+
+test('explain prints every state with when, where and why', async () => {
+  const { out } = await cli(['explain', '7'])
+  assert.match(out, /Job 7 {2}mail in queue default: completed/)
+  assert.match(out, /01:02:03\.004 +queued +queue default +enqueued/)
+  assert.match(out, /01:02:03\.016 +\+12 ms +completed +node n1 +the handler returned/)
+  const json = await cli(['explain', '7', '--json'])
+  assert.equal((json.lines[0]!.events as unknown[]).length, 2)
+})
+
+test('text from the database cannot move the cursor or break a line', async () => {
+  const console: Partial<Console> = {
+    jobs: async () => [
+      { id: 1, task: 't', queue: 'q', state: 'failed', error: { code: 'X', message: 'a\u001b[2Jb\nc\u0007' } },
+    ],
+  }
+  const { out } = await cli(['jobs'], { api: fakeApi({ console }) })
+  assert.match(out, /X a·\[2Jb c·/)
+})
+
+test('dead letters are requeued and purged only when it is said which', async () => {
+  assert.equal((await cli(['dead', 'purge'])).code, 64)
+  assert.match((await cli(['dead', 'requeue'])).err, /name what is meant: an ID, --queue, --task or --all/)
+  assert.equal((await cli(['dead', 'requeue', '7'])).out, '2 jobs requeued.\n')
+  assert.deepEqual((await cli(['dead', 'purge', '--all', '--json'])).lines, [{ purged: 1 }])
+  assert.equal((await cli(['dead'])).out, 'No dead letter fits.\n')
+})
+
+test('migrate --dry-run prints SQL alone on standard output', async () => {
+  const { out, err } = await cli(['migrate', '--dry-run'])
+  assert.equal(out, 'create table x ()\n')
+  assert.match(err, /1 migration would be applied \(1 base\); nothing was changed/)
+  assert.match((await cli(['migrate'])).out, /Applied 1 migration/)
+})
+
+test('doctor exits 1 when something is bad, also when the database does not answer', async () => {
+  assert.equal((await cli(['doctor'])).code, 0)
+  const doctor = async () => {
+    throw new EngineError('STORE_UNREACHABLE', 'no answer')
+  }
+  const { code, out } = await cli(['doctor'], { api: fakeApi({ console: { doctor } }) })
+  assert.equal(code, 1)
+  assert.match(out, /bad +database +STORE_UNREACHABLE +no answer/)
+  const wrong = await cli(['doctor', '--threads', 'x'])
+  assert.equal(wrong.code, 1)
+  assert.match(wrong.out, /bad +settings +invalid +threads must be/)
+})
+
+/** Signals that the test sends. */
+function signalSource() {
+  let first!: (name: string) => void
+  let second!: (name: string) => void
+  const source: Signals = {
+    take: () => ({
+      first: new Promise((resolve) => {
+        first = resolve
+      }),
+      second: new Promise((resolve) => {
+        second = resolve
+      }),
+      release() {},
+    }),
+  }
+  return { source, first: () => first('SIGTERM'), second: () => second('SIGTERM') }
+}
+
+test('start prints a readable startup on a terminal and ends with 0 at the first signal', async () => {
+  const api = fakeApi()
+  const { source, first } = signalSource()
+  const onOut = (text: string) => void (text.includes('Ready') && first())
+  const { code, out } = await cli(['start', '--threads', '2'], {
+    api,
+    signals: source,
+    tty: true,
+    env: { NO_COLOR: '1' },
+    onOut,
+  })
+  assert.equal(code, 0)
+  assert.equal(api.calls.stopped, 1)
+  assert.equal(api.calls.killed, 0)
+  assert.match(out, /^Millrace 1\.2\.3 on Node 20\.20\.0\n {2}database +embedded PostgreSQL in \.millrace\n/)
+  assert.match(out, /Stopping \(SIGTERM\): flushing\. Once more to leave at once\.\nStopped\. 0 jobs done\.\n$/)
+  assert.ok(!out.includes('\u001b'))
+})
+
+test('start writes JSON lines when nobody looks', async () => {
+  const { source, first } = signalSource()
+  const onOut = (text: string) => void (text.includes('start.ready') && first())
+  const { code, out } = await cli(['start'], { signals: source, onOut })
+  assert.equal(code, 0)
+  const events = out
+    .trim()
+    .split('\n')
+    .map((line) => (JSON.parse(line) as { msg: string }).msg)
+  assert.deepEqual(events, ['start.begun', 'start.ready', 'start.stopping', 'start.stopped'])
+})
+
+test('a second signal releases and leaves with 1, even when stopping never ends', async () => {
+  const { source, first, second } = signalSource()
+  const api = fakeApi({
+    engine: {
+      stop: () => {
+        second()
+        return new Promise(() => {})
+      },
+    },
+  })
+  const onOut = (text: string) => void (text.includes('start.ready') && first())
+  const { code, out } = await cli(['start'], { api, signals: source, onOut })
+  assert.equal(code, 1)
+  assert.equal(api.calls.killed, 1)
+  assert.match(out, /start\.leaving/)
+})
+
+test('start that cannot start says why and exits with the code of the error', async () => {
+  const start = async () => {
+    throw new EngineError('SCHEMA_MISSING', 'schema "millrace" does not exist')
+  }
+  const { code, err } = await cli(['start'], { api: fakeApi({ engine: { start } }) })
+  assert.equal(code, 78)
+  assert.match(err, /schema "millrace" does not exist\nhint: {2}Run `millrace migrate`/)
+})
+
+test('the demo enqueues one job per file on a queue of its own and sums up', async () => {
+  const cwd = mkdtempSync(join(tmpdir(), 'millrace-demo-'))
+  try {
+    mkdirSync(join(cwd, 'files', 'deep'), { recursive: true })
+    for (const name of ['a', 'b', 'deep/c']) writeFileSync(join(cwd, 'files', name), 'x'.repeat(1_000))
+    const api = fakeApi({ engine: { stats: () => ({ ...STATS, completed: 3, retried: 1 }) } })
+    const { code, out } = await cli(['demo', 'files'], { api, cwd })
+    assert.equal(code, 0)
+    assert.match(out, /Fingerprinting 3 files \(0\.00 MB\) under files/)
+    assert.match(out, /files +3 of 3/)
+    assert.match(out, /waited +p50 1\.0 ms, p99 2\.0 ms/)
+    assert.match(out, /retries +1\n/)
+    assert.match(out, /millrace explain 100/)
+    const [task, payloads, { queue }] = api.calls.enqueued[0] as [string, { path: string }[], { queue: string }]
+    assert.equal(task, 'fingerprint')
+    assert.deepEqual(
+      payloads.map(({ path }) => path).sort(),
+      ['a', 'b', 'deep/c'].map((name) => join(cwd, 'files', name)),
+    )
+    assert.deepEqual(api.calls.options[0]!.queues, [queue])
+    assert.equal(api.calls.stopped, 1)
+    const json = await cli(['demo', 'files', '--json'], { api, cwd })
+    assert.equal(json.lines.length, 1)
+    assert.equal(json.lines[0]!.files, 3)
+    const none = await cli(['demo', 'nowhere'], { api, cwd })
+    assert.equal(none.code, 64)
+    assert.match(none.err, /nowhere does not exist/)
+  } finally {
+    rmSync(cwd, { recursive: true, force: true })
+  }
+})
+
+// The launcher, as a process.
+
+const LAUNCHER = fileURLToPath(new URL('../../engine', import.meta.url))
+
+function launch(words: readonly string[], env: Record<string, string> = {}) {
+  const child = spawn(process.execPath, [LAUNCHER, ...words], { env: { PATH: process.env.PATH, ...env } })
+  const out: string[] = []
+  const err: string[] = []
+  child.stdout.on('data', (chunk: Buffer) => out.push(chunk.toString()))
+  child.stderr.on('data', (chunk: Buffer) => err.push(chunk.toString()))
+  const ended = new Promise<{ code: number | null; out: string; err: string }>((resolve) => {
+    child.on('close', (code) => resolve({ code, out: out.join(''), err: err.join('') }))
+  })
+  return { child, ended }
+}
+
+test('`node engine` works from a checkout, with exit codes and variables of the environment', async () => {
+  const help = await launch(['--help']).ended
+  assert.equal(help.code, 0)
+  assert.match(help.out, /Usage: node engine <command>/)
+  const value = await launch(['config', 'threads', '--json'], { MILLRACE_THREADS: '7' }).ended
+  assert.equal((JSON.parse(value.out) as { value: number }).value, 7)
+  const wrong = await launch(['config'], { MILLRACE_THREADS: 'x' }).ended
+  assert.equal(wrong.code, 78)
+  assert.match(wrong.err, /from MILLRACE_THREADS/)
+})
+
+test('a reader that goes away does not crash a command', async () => {
+  const { child, ended } = launch(['config', '--json'])
+  child.stdout.destroy()
+  const { code, err } = await ended
+  assert.equal(code, 0)
+  assert.equal(err, '')
+})

@@ -1,0 +1,60 @@
+// A clock that stands still until a test moves it.
+
+import type { Clock, Timer } from '../../engine/base/clock.ts'
+
+interface Due {
+  readonly atMs: number
+  readonly fn: () => void
+}
+
+export class ManualClock implements Clock {
+  #nowMs: number
+  readonly #due = new Set<Due>()
+
+  constructor(wallMs = Date.UTC(2026, 0, 1)) {
+    this.#nowMs = wallMs
+  }
+
+  wallMs(): number {
+    return Math.floor(this.#nowMs)
+  }
+
+  steadyMs(): number {
+    return this.#nowMs
+  }
+
+  /** Timers and sleeps that wait. */
+  get waiting(): number {
+    return this.#due.size
+  }
+
+  after(ms: number, fn: () => void): Timer {
+    const due = { atMs: this.#nowMs + Math.max(0, ms), fn }
+    this.#due.add(due)
+    return { cancel: () => void this.#due.delete(due) }
+  }
+
+  sleep(ms: number, signal?: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      if (signal?.aborted) return resolve()
+      const timer = this.after(ms, resolve)
+      signal?.addEventListener('abort', () => {
+        timer.cancel()
+        resolve()
+      })
+    })
+  }
+
+  /** Moves time on and fires what falls due, in order of time. */
+  advance(ms: number): void {
+    const untilMs = this.#nowMs + ms
+    for (;;) {
+      const next = [...this.#due].filter((due) => due.atMs <= untilMs).sort((a, b) => a.atMs - b.atMs)[0]
+      if (next === undefined) break
+      this.#due.delete(next)
+      this.#nowMs = Math.max(this.#nowMs, next.atMs)
+      next.fn()
+    }
+    this.#nowMs = untilMs
+  }
+}

@@ -110,7 +110,7 @@ function makeLink(from: string, to: string): void {
   try {
     symlinkSync(relative(dirname(to), from), to)
   } catch (error) {
-    if (codeOf(error) === 'EEXIST') return // another process was faster
+    if (codeOf(error) === 'EEXIST' && existsSync(to)) return // another process was faster
     if (process.platform !== 'win32') throw error
     copyFileSync(from, to) // Windows keeps links for the privileged
   }

@@ -8,7 +8,7 @@
 // nobody in particular, so no user's death takes it along.
 
 import { spawn } from 'node:child_process'
-import { closeSync } from 'node:fs'
+import { closeSync, existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type Clock, systemClock } from '../base/clock.ts'
@@ -29,7 +29,7 @@ import {
   urlOf,
 } from './embedded-cluster.ts'
 import { type DataFolder, openDataFolder } from './embedded-folder.ts'
-import { findPostmaster, stopPostmaster } from './embedded-postmaster.ts'
+import { findPostmaster, type Postmaster, stopPostmaster } from './embedded-postmaster.ts'
 
 export interface EmbeddedOptions {
   /** Where the data shall be; made when missing. The server may have to put it elsewhere: see `EmbeddedServer.dataDir`. */
@@ -82,7 +82,7 @@ export async function openEmbedded(options: EmbeddedOptions): Promise<EmbeddedSe
         shared,
         notice: noticeOf(folder, server.port, version),
         close: () => {
-          closing ??= close(folder.path, claim, clock, log)
+          closing ??= close(folder.path, claim, server, clock, log)
           return closing
         },
       }
@@ -108,7 +108,8 @@ async function joinOrStart(
   return await startServer(folder, binaries, password, settings, clock)
 }
 
-async function close(folder: string, claim: string, clock: Clock, log: Log): Promise<void> {
+async function close(folder: string, claim: string, opened: Postmaster, clock: Clock, log: Log): Promise<void> {
+  if (!existsSync(folder)) return await stopPostmaster(opened, clock) // removed under the server: nobody to agree with
   try {
     const stopped = await withLock(join(folder, 'lock'), clock, CLOSE_LOCK_MS, () => leave(folder, claim, clock))
     log.info({ dataDir: folder, stopped }, 'embedded.closed')
@@ -138,8 +139,7 @@ function ensureWatchdog(folder: string, clock: Clock): void {
   try {
     const script = fileURLToPath(new URL('./embedded-watchdog.js', import.meta.url))
     const child = spawn(process.execPath, ['--max-old-space-size=32', script, folder], {
-      ...(process.platform === 'win32' ? {} : { env: {} }), // no NODE_OPTIONS of the user's program
-      cwd: folder,
+      ...(process.platform === 'win32' ? {} : { env: {}, cwd: '/' }), // no NODE_OPTIONS of the user's program
       detached: true,
       windowsHide: true,
       stdio: ['ignore', 'ignore', log],

@@ -1,0 +1,213 @@
+// Brings work from PostgreSQL to the scheduler: makes due jobs ready, and claims as many as the scheduler wants. It is
+// woken by room in the scheduler, by a notification, by the next due time, and by a poll whose interval grows while
+// nothing comes; polling is the truth, everything else only makes it earlier.
+
+import type { Clock } from './base/clock.ts'
+import { EngineError } from './base/errors.ts'
+import type { Log } from './base/log.ts'
+import { backoffMs } from './store/connection.ts'
+import type { ClaimedChunk, ClaimRequest } from './store/types.ts'
+
+/** Jobs that one promotion moves: bounds its transaction. */
+const PROMOTE_JOBS = 10_000
+/** How often the list of queues is read again, in ms, besides when an unknown one is heard of. */
+const QUEUES_EVERY_MS = 5_000
+
+export interface ClaimerNeeds {
+  readonly clock: Clock
+  readonly log: Log
+  readonly store: {
+    claim(request: ClaimRequest): Promise<ClaimedChunk[]>
+    promote(limit: number): Promise<{ moved: number; queues: number[]; nextInMs: number | null }>
+    allQueues(): Promise<{ id: number; name: string; paused: boolean }[]>
+    queueIds(names: readonly string[]): Promise<number[]>
+    taskIds(names: readonly string[]): Promise<number[]>
+  }
+  nodeId(): number
+  /** Names of the tasks that run here. */
+  taskNames(): readonly string[]
+  /** How many jobs the scheduler would take now. */
+  wanted(): number
+  arrive(chunks: ClaimedChunk[]): void
+  /** The node row is gone: somebody declared us dead. */
+  onFenced(): void
+}
+
+export interface ClaimerSettings {
+  readonly queues: readonly string[] | null
+  readonly onlyGroup: string | null
+  readonly claimUnknown: boolean
+  readonly claimJobsMax: number
+  readonly claimBytesMax: number
+  readonly pollMs: number
+  readonly pollMaxMs: number
+}
+
+export class Claimer {
+  readonly #needs: ClaimerNeeds
+  readonly #settings: ClaimerSettings
+  #state: 'new' | 'running' | 'quiet' = 'new'
+  #loop: Promise<void> = Promise.resolve()
+  #ring: (() => void) | null = null
+  #rung = false
+  #queueIds: readonly number[] = []
+  #queuesAtMs = Number.NEGATIVE_INFINITY
+  #taskIds: readonly number[] | null = null
+  /** Steady time of the next due job, as far as we know. */
+  #dueAtMs = 0
+  #emptyPolls = 0
+  #pollAtMs = 0
+  /** Something may be ready that has not been asked for yet. */
+  #fresh = true
+  #failures = 0
+  /** Claims done, and those that came back empty; for the metrics. */
+  readonly counts = { claims: 0, empty: 0, jobs: 0, promoted: 0, errors: 0 }
+
+  constructor(needs: ClaimerNeeds, settings: ClaimerSettings) {
+    this.#needs = needs
+    this.#settings = settings
+  }
+
+  start(): void {
+    if (this.#state !== 'new') return
+    this.#state = 'running'
+    this.#loop = this.#run()
+  }
+
+  quiet(): void {
+    this.#state = 'quiet'
+    this.#wake()
+  }
+
+  /** Resolves when the claim in flight has arrived. */
+  async stop(): Promise<void> {
+    this.quiet()
+    await this.#loop
+  }
+
+  /** The scheduler has room again. */
+  room(): void {
+    this.#wake()
+  }
+
+  /** Work became ready in these queues (null: somewhere). */
+  ready(queueIds: readonly number[] | null): void {
+    if (queueIds?.some((id) => !this.#queueIds.includes(id))) this.#queuesAtMs = Number.NEGATIVE_INFINITY
+    this.#fresh = true
+    this.#emptyPolls = 0
+    this.#wake()
+  }
+
+  /** A job becomes due in so many ms. */
+  dueIn(ms: number): void {
+    const at = this.#needs.clock.steadyMs() + ms
+    if (at < this.#dueAtMs) {
+      this.#dueAtMs = at
+      this.#wake()
+    }
+  }
+
+  #wake(): void {
+    this.#rung = true
+    this.#ring?.()
+  }
+
+  async #run(): Promise<void> {
+    while (this.#state === 'running') {
+      this.#rung = false
+      let waitMs: number
+      try {
+        waitMs = await this.#pass()
+        this.#failures = 0
+      } catch (error) {
+        waitMs = this.#afterFailure(error)
+      }
+      if (this.#state === 'running' && !this.#rung && waitMs > 0) await this.#sleep(waitMs)
+    }
+  }
+
+  /** One look at the database; answers how long to wait before the next. */
+  async #pass(): Promise<number> {
+    const { clock } = this.#needs
+    const now = clock.steadyMs()
+    if (now - this.#queuesAtMs > QUEUES_EVERY_MS) await this.#learnQueues(now)
+    const polls = now >= this.#pollAtMs
+    const wanted = Math.min(this.#needs.wanted(), this.#settings.claimJobsMax)
+    if (wanted > 0 && (this.#fresh || polls) && this.#queueIds.length > 0) await this.#claim(wanted)
+    if (polls || clock.steadyMs() >= this.#dueAtMs) await this.#promote()
+    if (polls) this.#planPoll()
+    if (this.#fresh && this.#needs.wanted() > 0) return 0
+    return Math.max(0, Math.min(this.#pollAtMs, this.#dueAtMs) - clock.steadyMs())
+  }
+
+  async #claim(wanted: number): Promise<void> {
+    this.#fresh = false // a notification that comes from here on asks for another claim
+    const chunks = await this.#needs.store.claim({
+      nodeId: this.#needs.nodeId(),
+      queueIds: this.#queueIds,
+      taskIds: this.#taskIds,
+      jobsMax: wanted,
+      bytesMax: this.#settings.claimBytesMax,
+      group: this.#settings.onlyGroup,
+    })
+    let jobs = 0
+    for (const chunk of chunks) jobs += chunk.count
+    this.counts.claims++
+    this.counts.jobs += jobs
+    if (jobs === 0) {
+      this.counts.empty++
+      return
+    }
+    this.#emptyPolls = 0
+    this.#fresh = true // where something came from there may be more
+    this.#needs.arrive(chunks)
+  }
+
+  async #promote(): Promise<void> {
+    const { clock } = this.#needs
+    this.#dueAtMs = Number.POSITIVE_INFINITY
+    const { moved, nextInMs } = await this.#needs.store.promote(PROMOTE_JOBS)
+    this.counts.promoted += moved
+    if (moved > 0) this.#fresh = true
+    if (nextInMs !== null) this.#dueAtMs = Math.min(this.#dueAtMs, clock.steadyMs() + Math.max(0, nextInMs))
+  }
+
+  #planPoll(): void {
+    const { pollMs, pollMaxMs } = this.#settings
+    const interval = Math.min(pollMaxMs, pollMs * 2 ** Math.min(this.#emptyPolls++, 20))
+    // spread, so that many nodes do not ask at the same moment
+    this.#pollAtMs = this.#needs.clock.steadyMs() + interval * (0.8 + Math.random() * 0.4)
+  }
+
+  async #learnQueues(now: number): Promise<void> {
+    const { store } = this.#needs
+    const { queues, claimUnknown } = this.#settings
+    // the user's order is the order in which queues are asked
+    this.#queueIds = queues ? await store.queueIds(queues) : (await store.allQueues()).map((queue) => queue.id)
+    this.#taskIds = claimUnknown ? null : await store.taskIds(this.#needs.taskNames())
+    this.#queuesAtMs = now
+  }
+
+  #afterFailure(error: unknown): number {
+    this.counts.errors++
+    this.#fresh = true
+    if (error instanceof EngineError && error.code === 'NODE_FENCED') {
+      this.#needs.onFenced()
+      return backoffMs(3)
+    }
+    if (this.#failures++ === 0) this.#needs.log.warn({ error: String(error) }, 'claim.failed')
+    this.#dueAtMs = Math.min(this.#dueAtMs, this.#needs.clock.steadyMs() + 1_000)
+    return backoffMs(this.#failures)
+  }
+
+  #sleep(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = this.#needs.clock.after(ms, () => this.#ring?.())
+      this.#ring = () => {
+        this.#ring = null
+        timer.cancel()
+        resolve()
+      }
+    })
+  }
+}

@@ -1,0 +1,687 @@
+// Takes jobs in: checks everything before anything is written, deals ids, and writes. Single calls that come while a
+// statement flies go together in the next one, without a timer: alone a call waits for nobody, and fifty callers share
+// one commit. Many jobs go by COPY. Inside the caller's transaction it is one statement on the caller's connection.
+//
+// A lost answer is resolved, not guessed: the ids are the primary key, so sending the same jobs again either writes them
+// or says that they are there.
+
+import type { Clock } from './base/clock.ts'
+import { EngineError } from './base/errors.ts'
+import {
+  BATCH_JOBS_MAX,
+  CHUNK_JOBS_MAX,
+  DELAY_MS_MAX,
+  JSON_DEPTH_MAX,
+  MAX_ATTEMPTS_MAX,
+  META_BYTES_MAX,
+  NAME_CHARS_MAX,
+  PRIORITY_MAX,
+  PRIORITY_MIN,
+} from './base/limits.ts'
+import type { Json, RetryPolicy } from './base/task.ts'
+import { backoffMs, isRetryable } from './store/connection.ts'
+import type { Duplicate, ForeignClient } from './store/store.ts'
+import type { NewChunk } from './store/types.ts'
+
+/** Above this many jobs COPY's four round trips cost less than the statement's per-job parsing (results/). */
+const COPY_FROM_JOBS = 200
+/** Jobs and bytes that one coalesced statement takes along. */
+const STATEMENT_JOBS_MAX = 5_000
+const STATEMENT_BYTES_MAX = 4 * 1024 * 1024
+/** Payload bytes of one chunk: bounds what a claim brings at once. */
+const CHUNK_BYTES_MAX = 1024 * 1024
+/** An id block is thrown away after this, so that ids stay roughly in the order of time. */
+const BLOCK_AGE_MAX_MS = 60_000
+/** Jobs checked before the event loop gets a turn: about 2 ms. */
+const SLICE_JOBS = 2_000
+
+export interface EnqueueOptions {
+  /** Default: the task's queue, else 'default'. */
+  readonly queue?: string
+  /** -100 to 100, higher first. Default 0. */
+  readonly priority?: number
+  /** When the job becomes due; the past means now. Default now. */
+  readonly runAt?: Date | number
+  /** The same, relative: milliseconds from now. */
+  readonly delayMs?: number
+  /** When it is too late: an attempt is ended then, and a job that has not begun becomes a dead letter (TASK_EXPIRED). */
+  readonly expiresAt?: Date | number
+  /** Charged attempts at most. Default: the task's, else 3. */
+  readonly maxAttempts?: number
+  /** Milliseconds one attempt may run; 0 means no limit. Default: the task's, else 30,000. */
+  readonly timeoutMs?: number
+  readonly retry?: RetryPolicy
+  /** Jobs of one group run one at a time, in order. */
+  readonly group?: string
+  /** At most one unfinished job of a queue has a given key. */
+  readonly idempotencyKey?: string
+  /** What a taken key means: 'reject' (default) throws DUPLICATE_TASK; 'ignore' answers the existing job's id. */
+  readonly onDuplicate?: 'reject' | 'ignore'
+  /** True leaves no trace of a completed job. */
+  readonly ephemeral?: boolean
+  /** Labels and trace headers (traceparent) that travel with the job; at most 16 KiB. */
+  readonly meta?: Readonly<Record<string, Json>>
+  /** Your `pg` client (or anything with query(text, values)) in an open transaction: the job exists when you commit. */
+  readonly client?: ForeignClient
+}
+
+export interface Enqueued {
+  readonly id: number
+  /** True when an unfinished job had the key: `id` is that job's. */
+  readonly duplicate: boolean
+}
+
+export interface EnqueuedMany {
+  readonly count: number
+  /** Ids in the order of the items, as ranges of consecutive ones. */
+  readonly ids: readonly { readonly first: number; readonly count: number }[]
+}
+
+export interface EnqueueItem {
+  readonly task: string
+  readonly payload?: unknown
+  readonly options?: Omit<EnqueueOptions, 'client' | 'onDuplicate'>
+}
+
+export interface EnqueuerNeeds {
+  readonly clock: Clock
+  readonly store: {
+    knownQueueId(name: string): number | undefined
+    knownTaskId(name: string): number | undefined
+    queueIds(names: readonly string[]): Promise<number[]>
+    taskIds(names: readonly string[]): Promise<number[]>
+    reserveBlocks(count: number): Promise<number[]>
+    enqueue(chunks: readonly NewChunk[], allOrNothing: boolean, client?: ForeignClient): Promise<Duplicate[]>
+    copyChunks(chunks: readonly NewChunk[]): Promise<Duplicate[]>
+    notify(message: string): Promise<void>
+  }
+  /** Options of a known task, to be used where the call names none. */
+  defaultsOf(task: string): { queue?: string; maxAttempts?: number } | undefined
+  /** Trace headers of the active span, when there is one. */
+  traceHeaders?(): Readonly<Record<string, Json>> | null
+  /** Called after a commit with the queues that have new work. */
+  onEnqueued?(queueIds: readonly number[]): void
+}
+
+export interface EnqueuerSettings {
+  readonly payloadBytesMax: number
+  /** How long a call keeps trying while PostgreSQL is away. */
+  readonly enqueueTimeoutMs: number
+}
+
+/** What jobs of one chunk share; compared field by field. */
+interface Template {
+  readonly task: string
+  readonly queue: string
+  readonly priority: number
+  readonly runAtMs: number | null
+  readonly expiresAtMs: number | null
+  readonly maxAttempts: number
+  readonly timeoutMs: number | null
+  readonly retry: string | null
+  readonly group: string | null
+  readonly key: string | null
+  readonly ephemeral: boolean
+  readonly meta: string | null
+}
+
+interface Waiting {
+  readonly template: Template
+  readonly payload: string
+  readonly ignoreDuplicate: boolean
+  resolve(enqueued: Enqueued): void
+  reject(error: unknown): void
+}
+
+export class Enqueuer {
+  readonly #needs: EnqueuerNeeds
+  readonly #settings: EnqueuerSettings
+  readonly #plain = new Map<string, Template>()
+  #waiting: Waiting[] = []
+  #flying: Promise<void> | null = null
+  #lastJobs = 0
+  #closed = false
+  /** Ids left of the current block. */
+  #nextId = 0
+  #endId = 0
+  #blockAtMs = 0
+  readonly #unnotified = new Set<number>()
+  #notifying = false
+
+  constructor(needs: EnqueuerNeeds, settings: EnqueuerSettings) {
+    this.#needs = needs
+    this.#settings = settings
+  }
+
+  /**
+   * Enqueues one job; resolved means durable (or, with `client`, written in your transaction).
+   * @throws EngineError VALIDATION, INVALID_PAYLOAD, DUPLICATE_TASK (details.jobId), STORE_UNREACHABLE, STORE_TIMEOUT
+   */
+  async enqueue(task: string, payload: unknown, options?: EnqueueOptions): Promise<Enqueued> {
+    if (this.#closed) throw new EngineError('STOPPING', 'the engine is stopping and takes no jobs')
+    const template = this.#template(task, options)
+    const text = payloadText(payload, this.#settings.payloadBytesMax)
+    const ignoreDuplicate = options?.onDuplicate === 'ignore'
+    if (options?.client) {
+      const [chunk] = await this.#chunks([template], [text])
+      const duplicates = await this.#needs.store.enqueue([chunk!], true, options.client)
+      if (duplicates.length === 0) {
+        // the hint is part of the caller's transaction: it is sent when he commits
+        await options.client
+          .query('select pg_notify($1, $2)', [`millrace_${this.#schema()}`, `q${chunk!.queueId}`])
+          .catch(() => {})
+      }
+      return outcome(chunk!, 0, duplicates, template, ignoreDuplicate)
+    }
+    return new Promise<Enqueued>((resolve, reject) => {
+      this.#waiting.push({ template, payload: text, ignoreDuplicate, resolve, reject })
+      this.#takeOff()
+    })
+  }
+
+  #schema(): string {
+    return (this.#needs.store as { schema?: string }).schema ?? 'millrace'
+  }
+
+  /**
+   * Enqueues many: all or nothing, in one transaction. `enqueueMany(task, payloads, options)` shares the options;
+   * `enqueueMany(items)` has options per item.
+   * @throws EngineError as enqueue; details.index names the first bad item
+   */
+  async enqueueMany(items: readonly EnqueueItem[], client?: ForeignClient): Promise<EnqueuedMany>
+  async enqueueMany(task: string, payloads: readonly unknown[], options?: EnqueueOptions): Promise<EnqueuedMany>
+  async enqueueMany(
+    first: string | readonly EnqueueItem[],
+    second?: readonly unknown[] | ForeignClient,
+    options?: EnqueueOptions,
+  ): Promise<EnqueuedMany> {
+    if (this.#closed) throw new EngineError('STOPPING', 'the engine is stopping and takes no jobs')
+    const client = typeof first === 'string' ? options?.client : (second as ForeignClient | undefined)
+    const count = typeof first === 'string' ? (second as readonly unknown[]).length : first.length
+    if (count > BATCH_JOBS_MAX)
+      throw new EngineError('VALIDATION', `a batch has at most ${BATCH_JOBS_MAX} jobs, got ${count}`, { count })
+    if (count === 0) return { count: 0, ids: [] }
+    const templates: Template[] = []
+    const payloads: string[] = []
+    const shared = typeof first === 'string' ? this.#template(first, options) : null
+    if (shared?.key && count > 1)
+      throw new EngineError('DUPLICATE_TASK', 'one idempotencyKey cannot serve a batch of several jobs', {
+        key: shared.key,
+      })
+    const keys = new Set<string>()
+    for (let at = 0; at < count; at++) {
+      if (at > 0 && at % SLICE_JOBS === 0) await this.#needs.clock.sleep(0)
+      try {
+        const item = shared ? null : (first as readonly EnqueueItem[])[at]!
+        const template = shared ?? this.#template(item!.task, item!.options)
+        if (template.key !== null) {
+          const key = `${template.queue}\n${template.key}`
+          if (keys.has(key))
+            throw new EngineError('DUPLICATE_TASK', `the batch names the key ${JSON.stringify(template.key)} twice`, {
+              key: template.key,
+            })
+          keys.add(key)
+        }
+        templates.push(template)
+        payloads.push(
+          payloadText(shared ? (second as readonly unknown[])[at] : item!.payload, this.#settings.payloadBytesMax),
+        )
+      } catch (error) {
+        if (error instanceof EngineError)
+          throw new EngineError(error.code, `item ${at}: ${error.message}`, { ...error.details, index: at }, error)
+        throw error
+      }
+    }
+    const chunks = await this.#chunks(templates, payloads)
+    const { store } = this.#needs
+    const duplicates = client
+      ? await store.enqueue(chunks, true, client)
+      : await this.#surely(() => (count > COPY_FROM_JOBS ? store.copyChunks(chunks) : store.enqueue(chunks, true)))
+    if (duplicates.length > 0) {
+      const chunk = chunks.find((it) => it.firstId === duplicates[0]!.firstId)
+      throw duplicateError(chunk?.key ?? '', duplicates[0]!.heldBy)
+    }
+    this.#announce(chunks)
+    return { count, ids: rangesOf(chunks) }
+  }
+
+  /** Takes no more; what was taken is written. */
+  async close(): Promise<void> {
+    this.#closed = true
+    while (this.#flying) await this.#flying
+  }
+
+  // ------------------------------------------------------------------ coalescing
+
+  #takeOff(): void {
+    if (this.#flying) return
+    this.#flying = (async () => {
+      // callers that were answered together come back together: give them one turn of the loop to do so
+      if (this.#lastJobs > 1) await this.#needs.clock.sleep(0)
+      else await null
+      while (this.#waiting.length > 0) await this.#fly(this.#nextFlight())
+      this.#flying = null
+    })()
+  }
+
+  #nextFlight(): Waiting[] {
+    let bytes = 0
+    let jobs = 0
+    while (jobs < this.#waiting.length && jobs < STATEMENT_JOBS_MAX && bytes < STATEMENT_BYTES_MAX)
+      bytes += this.#waiting[jobs++]!.payload.length
+    const flight = this.#waiting.slice(0, jobs)
+    this.#waiting = this.#waiting.slice(jobs)
+    this.#lastJobs = jobs
+    return flight
+  }
+
+  async #fly(flight: readonly Waiting[]): Promise<void> {
+    try {
+      const chunks = await this.#chunks(
+        flight.map((it) => it.template),
+        flight.map((it) => it.payload),
+      )
+      const duplicates = await this.#surely(() => this.#needs.store.enqueue(chunks, false))
+      this.#announce(chunks)
+      let at = 0
+      for (const chunk of chunks) {
+        for (let offset = 0; offset < chunk.count; offset++, at++) {
+          const { template, ignoreDuplicate, resolve, reject } = flight[at]!
+          try {
+            resolve(outcome(chunk, offset, duplicates, template, ignoreDuplicate))
+          } catch (error) {
+            reject(error)
+          }
+        }
+      }
+    } catch (error) {
+      for (const { reject } of flight) reject(error)
+    }
+  }
+
+  /** Tries until it is written or the time is over. Sending again is harmless: the ids are the primary key. */
+  async #surely(write: () => Promise<Duplicate[]>): Promise<Duplicate[]> {
+    const { clock } = this.#needs
+    const until = clock.steadyMs() + this.#settings.enqueueTimeoutMs
+    for (let tries = 1; ; tries++) {
+      try {
+        return await write()
+      } catch (error) {
+        if (tries > 1 && isJobKeyTaken(error)) return [] // an earlier try had been committed
+        if (!isRetryable(error) || this.#closed || clock.steadyMs() > until) throw error
+        await clock.sleep(backoffMs(tries))
+      }
+    }
+  }
+
+  #announce(chunks: readonly NewChunk[]): void {
+    const queues = [...new Set(chunks.map((chunk) => chunk.queueId))]
+    this.#needs.onEnqueued?.(queues)
+    for (const id of queues) this.#unnotified.add(id)
+    if (this.#notifying) return
+    this.#notifying = true
+    void (async () => {
+      while (this.#unnotified.size > 0) {
+        const message = `q${[...this.#unnotified].slice(0, 500).join(',')}`
+        this.#unnotified.clear()
+        await this.#needs.store.notify(message).catch(() => {}) // a hint only: polling is the truth
+      }
+      this.#notifying = false
+    })()
+  }
+
+  // ------------------------------------------------------------------ chunks and ids
+
+  /** Adjacent jobs that share everything become one chunk; order is kept. */
+  async #chunks(templates: readonly Template[], payloads: readonly string[]): Promise<NewChunk[]> {
+    const spans: { template: Template; from: number; to: number }[] = []
+    let bytes = 0
+    for (let at = 0; at < templates.length; at++) {
+      const template = templates[at]!
+      const span = spans.at(-1)
+      bytes += payloads[at]!.length
+      const joins =
+        span !== undefined &&
+        at - span.from < CHUNK_JOBS_MAX &&
+        bytes <= CHUNK_BYTES_MAX &&
+        template.key === null &&
+        template.group === null
+      if (joins && (span.template === template || same(span.template, template))) span.to = at + 1
+      else {
+        spans.push({ template, from: at, to: at + 1 })
+        bytes = payloads[at]!.length
+      }
+    }
+    await this.#learnNames(spans.map((span) => span.template))
+    const firsts = await this.#deal(spans.map((span) => span.to - span.from))
+    return spans.map(({ template, from, to }, index) => ({
+      firstId: firsts[index]!,
+      count: to - from,
+      queueId: this.#needs.store.knownQueueId(template.queue)!,
+      taskId: this.#needs.store.knownTaskId(template.task)!,
+      priority: template.priority,
+      runAtMs: template.runAtMs,
+      expiresAtMs: template.expiresAtMs,
+      maxAttempts: template.maxAttempts,
+      timeoutMs: template.timeoutMs,
+      retry: template.retry,
+      group: template.group,
+      key: template.key,
+      ephemeral: template.ephemeral,
+      meta: template.meta,
+      payloads: payloads.slice(from, to),
+    }))
+  }
+
+  async #learnNames(templates: readonly Template[]): Promise<void> {
+    const { store } = this.#needs
+    const queues = new Set<string>()
+    const tasks = new Set<string>()
+    for (const template of templates) {
+      if (store.knownQueueId(template.queue) === undefined) queues.add(template.queue)
+      if (store.knownTaskId(template.task) === undefined) tasks.add(template.task)
+    }
+    if (queues.size > 0) await store.queueIds([...queues])
+    if (tasks.size > 0) await store.taskIds([...tasks])
+  }
+
+  /** First ids for runs of the given lengths; a run never crosses a block. */
+  async #deal(lengths: readonly number[]): Promise<number[]> {
+    for (;;) {
+      const now = this.#needs.clock.steadyMs()
+      const [next, end] = now - this.#blockAtMs > BLOCK_AGE_MAX_MS ? [0, 0] : [this.#nextId, this.#endId]
+      const needed = blocksFor(lengths, end - next)
+      const fresh = needed > 0 ? await this.#needs.store.reserveBlocks(needed) : []
+      // another caller may have dealt from the block meanwhile: then look again, the fresh ones are thrown away
+      if (fresh.length > 0 && next !== 0 && next !== this.#nextId) continue
+      let at = next
+      let until = end
+      const firsts: number[] = []
+      for (const length of lengths) {
+        if (until - at < length) {
+          at = fresh.shift()!
+          until = at + CHUNK_JOBS_MAX
+          this.#blockAtMs = now
+        }
+        firsts.push(at)
+        at += length
+      }
+      this.#nextId = at
+      this.#endId = until
+      return firsts
+    }
+  }
+
+  // ------------------------------------------------------------------ checks
+
+  #template(task: string, options?: EnqueueOptions): Template {
+    const trace = this.#needs.traceHeaders?.() ?? null
+    if (options === undefined && trace === null) {
+      const known = this.#plain.get(task)
+      if (known) return known
+    }
+    const template = checkedTemplate(
+      task,
+      options ?? {},
+      this.#needs.defaultsOf(task) ?? {},
+      trace,
+      this.#needs.clock.wallMs(),
+    )
+    if (options === undefined && trace === null && this.#plain.size < 10_000) this.#plain.set(task, template)
+    return template
+  }
+}
+
+function checkedTemplate(
+  task: string,
+  options: EnqueueOptions,
+  defaults: { queue?: string; maxAttempts?: number },
+  trace: Readonly<Record<string, Json>> | null,
+  nowMs: number,
+): Template {
+  const name = (field: string, value: unknown): string => {
+    if (typeof value !== 'string' || value.length < 1 || value.length > NAME_CHARS_MAX)
+      refuse(field, `a string of 1 to ${NAME_CHARS_MAX} characters`, value)
+    if ((value as string).includes('\0')) refuse(field, 'free of U+0000', value)
+    return value as string
+  }
+  const whole = (field: string, value: unknown, min: number, max: number): number => {
+    if (!Number.isInteger(value) || (value as number) < min || (value as number) > max)
+      refuse(field, `a whole number from ${min} to ${max}`, value)
+    return value as number
+  }
+  const time = (field: string, value: unknown): number => {
+    const ms = value instanceof Date ? value.getTime() : value
+    if (typeof ms !== 'number' || !Number.isFinite(ms) || Math.abs(ms - nowMs) > DELAY_MS_MAX)
+      refuse(field, 'a Date or milliseconds since 1970, within ten years of now', value)
+    return Math.round(ms as number)
+  }
+  for (const field of Object.keys(options))
+    if (!OPTION_NAMES.has(field)) refuse(field, `one of ${[...OPTION_NAMES].join(', ')}`, 'an unknown option')
+  if (options.runAt !== undefined && options.delayMs !== undefined)
+    refuse('delayMs', 'left out when runAt is given', options.delayMs)
+  const due =
+    options.runAt !== undefined
+      ? time('runAt', options.runAt)
+      : options.delayMs !== undefined
+        ? nowMs + whole('delayMs', options.delayMs, 0, DELAY_MS_MAX)
+        : null
+  const expiresAtMs = options.expiresAt !== undefined ? time('expiresAt', options.expiresAt) : null
+  if (due !== null && expiresAtMs !== null && expiresAtMs < due)
+    refuse('expiresAt', 'not before runAt', options.expiresAt)
+  if (options.onDuplicate !== undefined && options.onDuplicate !== 'reject' && options.onDuplicate !== 'ignore')
+    refuse('onDuplicate', "'reject' or 'ignore'", options.onDuplicate)
+  if (options.ephemeral !== undefined && typeof options.ephemeral !== 'boolean')
+    refuse('ephemeral', 'true or false', options.ephemeral)
+  return {
+    task: name('task', task),
+    queue: name('queue', options.queue ?? defaults.queue ?? 'default'),
+    priority: options.priority === undefined ? 0 : whole('priority', options.priority, PRIORITY_MIN, PRIORITY_MAX),
+    runAtMs: due !== null && due <= nowMs ? null : due,
+    expiresAtMs,
+    maxAttempts:
+      options.maxAttempts === undefined
+        ? (defaults.maxAttempts ?? 3)
+        : whole('maxAttempts', options.maxAttempts, 1, MAX_ATTEMPTS_MAX),
+    timeoutMs: options.timeoutMs === undefined ? null : whole('timeoutMs', options.timeoutMs, 0, 2 ** 31 - 1),
+    retry: options.retry === undefined ? null : retryText(options.retry),
+    group: options.group === undefined ? null : name('group', options.group),
+    key: options.idempotencyKey === undefined ? null : name('idempotencyKey', options.idempotencyKey),
+    ephemeral: options.ephemeral ?? false,
+    meta: options.meta === undefined && trace === null ? null : metaText({ ...trace, ...options.meta }),
+  }
+}
+
+const OPTION_NAMES: ReadonlySet<string> = new Set<keyof EnqueueOptions>([
+  'queue',
+  'priority',
+  'runAt',
+  'delayMs',
+  'expiresAt',
+  'maxAttempts',
+  'timeoutMs',
+  'retry',
+  'group',
+  'idempotencyKey',
+  'onDuplicate',
+  'ephemeral',
+  'meta',
+  'client',
+])
+
+function refuse(field: string, rule: string, value: unknown): never {
+  const shown =
+    typeof value === 'string' ? JSON.stringify(value.length > 60 ? `${value.slice(0, 60)}...` : value) : String(value)
+  throw new EngineError('VALIDATION', `${field} must be ${rule}, got ${shown}`, { field, rule })
+}
+
+function metaText(meta: unknown): string {
+  if (typeof meta !== 'object' || meta === null || Array.isArray(meta)) refuse('meta', 'an object', meta)
+  const text = jsonText(meta, 'meta')
+  if (Buffer.byteLength(text) > META_BYTES_MAX)
+    refuse('meta', `at most ${META_BYTES_MAX} bytes of JSON`, `${Buffer.byteLength(text)} bytes`)
+  return text
+}
+
+function retryText(retry: RetryPolicy): string {
+  const policy = retry as {
+    kind?: unknown
+    jitter?: unknown
+    delayMs?: unknown
+    delaysMs?: unknown
+    initialMs?: unknown
+    factor?: unknown
+    maxMs?: unknown
+  }
+  const ms = (field: string, value: unknown) => {
+    if (value !== undefined && !(typeof value === 'number' && value >= 0 && value <= DELAY_MS_MAX))
+      refuse(`retry.${field}`, 'milliseconds from 0 to ten years', value)
+  }
+  if (!['exponential', 'fixed', 'table', 'none'].includes(policy.kind as string))
+    refuse('retry.kind', "'exponential', 'fixed', 'table' or 'none'", policy.kind)
+  if (policy.kind === 'fixed' && policy.delayMs === undefined) refuse('retry.delayMs', 'given', policy.delayMs)
+  if (
+    policy.kind === 'table' &&
+    !(Array.isArray(policy.delaysMs) && policy.delaysMs.length > 0 && policy.delaysMs.length <= 1_000)
+  )
+    refuse('retry.delaysMs', 'a list of 1 to 1,000 delays', policy.delaysMs)
+  if (policy.jitter !== undefined && !(typeof policy.jitter === 'number' && policy.jitter >= 0 && policy.jitter <= 1))
+    refuse('retry.jitter', 'from 0 to 1', policy.jitter)
+  if (policy.factor !== undefined && !(typeof policy.factor === 'number' && policy.factor >= 1 && policy.factor <= 100))
+    refuse('retry.factor', 'from 1 to 100', policy.factor)
+  ms('delayMs', policy.delayMs)
+  ms('initialMs', policy.initialMs)
+  ms('maxMs', policy.maxMs)
+  for (const delay of Array.isArray(policy.delaysMs) ? policy.delaysMs : []) ms('delaysMs', delay)
+  return JSON.stringify(retry)
+}
+
+/** The payload as JSON text. @throws EngineError INVALID_PAYLOAD with the limit that it breaks */
+function payloadText(payload: unknown, bytesMax: number): string {
+  const text = jsonText(payload === undefined ? null : payload, 'payload')
+  // a UTF-16 unit is at most three bytes, so most texts need no count
+  if (text.length * 3 > bytesMax && Buffer.byteLength(text) > bytesMax) {
+    throw new EngineError(
+      'INVALID_PAYLOAD',
+      `payload has ${Buffer.byteLength(text)} bytes of JSON, at most ${bytesMax} are allowed`,
+      { bytes: Buffer.byteLength(text), bytesMax },
+    )
+  }
+  return text
+}
+
+// U+0000 and half surrogate pairs: PostgreSQL cannot store them as text
+const UNSTORABLE = /(?:^|[^\\])(?:\\\\)*\\u(?:0000|d[89a-f])/
+
+function jsonText(value: unknown, field: string): string {
+  let text: string | undefined
+  try {
+    text = JSON.stringify(value)
+  } catch (error) {
+    throw new EngineError(
+      'INVALID_PAYLOAD',
+      `${field} is not JSON: ${error instanceof Error ? error.message : String(error)}`,
+      { field },
+      error,
+    )
+  }
+  if (text === undefined)
+    throw new EngineError('INVALID_PAYLOAD', `${field} is not JSON: a ${typeof value} has no JSON form`, { field })
+  if (text.includes('\\u') && UNSTORABLE.test(text)) {
+    throw new EngineError(
+      'INVALID_PAYLOAD',
+      `${field} contains U+0000 or half a surrogate pair, which cannot be stored`,
+      { field },
+    )
+  }
+  // every level costs at least two characters
+  if (text.length > JSON_DEPTH_MAX * 2 && depthOf(text) > JSON_DEPTH_MAX) {
+    throw new EngineError('INVALID_PAYLOAD', `${field} is nested deeper than ${JSON_DEPTH_MAX} levels`, {
+      field,
+      depthMax: JSON_DEPTH_MAX,
+    })
+  }
+  return text
+}
+
+function depthOf(text: string): number {
+  let depth = 0
+  let deepest = 0
+  for (let at = 0; at < text.length; at++) {
+    const unit = text.charCodeAt(at)
+    if (unit === 0x22) {
+      // skip the string: JSON.stringify escapes quotes and backslashes
+      for (at++; text.charCodeAt(at) !== 0x22; at++) if (text.charCodeAt(at) === 0x5c) at++
+    } else if (unit === 0x7b || unit === 0x5b) deepest = Math.max(deepest, ++depth)
+    else if (unit === 0x7d || unit === 0x5d) depth--
+  }
+  return deepest
+}
+
+function same(a: Template, b: Template): boolean {
+  return (
+    a.task === b.task &&
+    a.queue === b.queue &&
+    a.priority === b.priority &&
+    a.runAtMs === b.runAtMs &&
+    a.expiresAtMs === b.expiresAtMs &&
+    a.maxAttempts === b.maxAttempts &&
+    a.timeoutMs === b.timeoutMs &&
+    a.retry === b.retry &&
+    a.group === b.group &&
+    a.key === b.key &&
+    a.ephemeral === b.ephemeral &&
+    a.meta === b.meta
+  )
+}
+
+function blocksFor(lengths: readonly number[], left: number): number {
+  let blocks = 0
+  let room = left
+  for (const length of lengths) {
+    if (room < length) {
+      blocks++
+      room = CHUNK_JOBS_MAX
+    }
+    room -= length
+  }
+  return blocks
+}
+
+function rangesOf(chunks: readonly NewChunk[]): { first: number; count: number }[] {
+  const ranges: { first: number; count: number }[] = []
+  for (const chunk of chunks) {
+    const last = ranges.at(-1)
+    if (last && last.first + last.count === chunk.firstId) last.count += chunk.count
+    else ranges.push({ first: chunk.firstId, count: chunk.count })
+  }
+  return ranges
+}
+
+function outcome(
+  chunk: NewChunk,
+  offset: number,
+  duplicates: readonly Duplicate[],
+  template: Template,
+  ignoreDuplicate: boolean,
+): Enqueued {
+  const duplicate = template.key === null ? undefined : duplicates.find((it) => it.firstId === chunk.firstId)
+  if (!duplicate) return { id: chunk.firstId + offset, duplicate: false }
+  if (ignoreDuplicate) return { id: duplicate.heldBy, duplicate: true }
+  throw duplicateError(template.key!, duplicate.heldBy)
+}
+
+function duplicateError(key: string, heldBy: number): EngineError {
+  return new EngineError('DUPLICATE_TASK', `the unfinished job ${heldBy} has the key ${JSON.stringify(key)}`, {
+    jobId: heldBy,
+    key,
+  })
+}
+
+function isJobKeyTaken(error: unknown): boolean {
+  return (
+    error instanceof EngineError &&
+    error.details.sqlState === '23505' &&
+    /^job.*_pkey$/.test(String(error.details.constraint))
+  )
+}

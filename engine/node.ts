@@ -1,0 +1,217 @@
+// This process as a node: registers a row, renews it, and looks for others that fell silent. A node that cannot renew
+// fences itself before others may take over its jobs. A restart on the same machine reopens at once what its predecessor
+// had held, because it can see that the process is gone.
+
+import { randomUUID } from 'node:crypto'
+import { readFileSync, readlinkSync } from 'node:fs'
+import { hostname } from 'node:os'
+import { kill, pid } from 'node:process'
+import type { Clock } from './base/clock.ts'
+import { messageOf } from './base/errors.ts'
+import type { Log } from './base/log.ts'
+import { backoffMs } from './store/connection.ts'
+import type { NodeFacts } from './store/store.ts'
+
+/** Part of the limit that is kept as distance between "we stop" and "others may take over". */
+const FENCE_MARGIN = 0.15
+
+export interface NodeNeeds {
+  readonly clock: Clock
+  readonly log: Log
+  readonly store: {
+    join(facts: NodeFacts): Promise<number>
+    beat(nodeId: number, state: 'live' | 'quiet'): Promise<{ alive: boolean; silent: number[] }>
+    rescue(nodeId: number, rescuesMax: number, sure: boolean): Promise<{ reopened: number; buried: number } | null>
+    leave(nodeId: number): Promise<boolean>
+    nodesOf(machine: string): Promise<{ id: number; pid: number }[]>
+  }
+  /** We were declared dead, or could not renew in time: everything held must be dropped, unreported. */
+  onFenced(reason: string): void
+  /** Jobs of a dead node are ready again. */
+  onRescued(count: number): void
+}
+
+export interface NodeSettings {
+  readonly nodeHeartbeatMs: number
+  readonly nodeLimitMs: number
+  readonly rescuesMax: number
+  readonly threads: number
+  readonly version: string
+}
+
+export class Node {
+  readonly #needs: NodeNeeds
+  readonly #settings: NodeSettings
+  #id = 0
+  #state: 'live' | 'quiet' = 'live'
+  #loop: Promise<void> | null = null
+  readonly #stop = new AbortController()
+  /** Steady time at which the last successful renewal began: the answer may have come late. */
+  #renewedAtMs = 0
+  /** Since when renewals have succeeded without a gap: only then may we judge others. */
+  #steadySinceMs = 0
+  #fenced = false
+  readonly counts = { beats: 0, missed: 0, fenced: 0, rescuedNodes: 0, rescuedJobs: 0, poisoned: 0 }
+
+  constructor(needs: NodeNeeds, settings: NodeSettings) {
+    this.#needs = needs
+    this.#settings = settings
+  }
+
+  get id(): number {
+    return this.#id
+  }
+
+  /** True while this node may hold jobs. */
+  get isMember(): boolean {
+    return this.#id !== 0 && !this.#fenced
+  }
+
+  /** Reopens what predecessors on this machine left, registers, and begins to renew. */
+  async start(): Promise<void> {
+    await this.#rescuePredecessors()
+    await this.join()
+    this.#loop = this.#run()
+  }
+
+  /** Registers a fresh row; also after having been fenced. */
+  async join(): Promise<void> {
+    const { clock, store } = this.#needs
+    const { nodeLimitMs, threads, version } = this.#settings
+    const began = clock.steadyMs()
+    this.#id = await store.join({
+      uid: randomUUID(),
+      host: hostname(),
+      machine: machineId(),
+      pid,
+      version,
+      threads,
+      limitMs: nodeLimitMs,
+    })
+    this.#renewedAtMs = began
+    this.#steadySinceMs = began
+    this.#fenced = false
+  }
+
+  quiet(): void {
+    this.#state = 'quiet'
+  }
+
+  /** Stops renewing. `leave` removes the row when nothing is leased to it any more. */
+  async stop(leave: boolean): Promise<void> {
+    this.#stop.abort()
+    await this.#loop
+    if (!leave || !this.isMember) return
+    const gone = await this.#needs.store.leave(this.#id).catch(() => false)
+    if (!gone) this.#needs.log.warn({ node: this.#id }, 'node.left_with_leases')
+  }
+
+  async #run(): Promise<void> {
+    const { clock } = this.#needs
+    let failures = 0
+    while (!this.#stop.signal.aborted) {
+      const { nodeHeartbeatMs } = this.#settings
+      await clock.sleep(
+        failures === 0 ? nodeHeartbeatMs : Math.min(nodeHeartbeatMs, backoffMs(failures)),
+        this.#stop.signal,
+      )
+      if (this.#stop.signal.aborted) return
+      if (this.#fenced) continue // until the engine has registered us again
+      failures = (await this.#beat()) ? 0 : failures + 1
+    }
+  }
+
+  async #beat(): Promise<boolean> {
+    const { clock, store, log } = this.#needs
+    const { nodeLimitMs } = this.#settings
+    const began = clock.steadyMs()
+    const id = this.#id
+    const guard = clock.after(Math.max(0, this.#fenceAtMs() - began), () =>
+      this.#fence(`no renewal for ${Math.round(nodeLimitMs * (1 - FENCE_MARGIN))} ms`),
+    )
+    try {
+      const { alive, silent } = await store.beat(id, this.#state)
+      this.counts.beats++
+      if (this.#fenced || id !== this.#id) return true
+      if (!alive) {
+        this.#fence('another node declared this one dead')
+        return true
+      }
+      if (began - this.#renewedAtMs > nodeLimitMs / 2) this.#steadySinceMs = began
+      this.#renewedAtMs = began
+      // after an outage everybody looks silent: give them the time that we would want
+      if (began - this.#steadySinceMs >= nodeLimitMs) for (const other of silent) await this.#rescue(other, false)
+      return true
+    } catch (error) {
+      this.counts.missed++
+      if (this.counts.missed % 10 === 1) log.warn({ error: messageOf(error) }, 'node.beat_failed')
+      if (clock.steadyMs() >= this.#fenceAtMs()) this.#fence('PostgreSQL did not answer for too long')
+      return false
+    } finally {
+      guard.cancel()
+    }
+  }
+
+  #fenceAtMs(): number {
+    return this.#renewedAtMs + this.#settings.nodeLimitMs * (1 - FENCE_MARGIN)
+  }
+
+  #fence(reason: string): void {
+    if (this.#fenced || this.#stop.signal.aborted) return
+    this.#fenced = true
+    this.counts.fenced++
+    this.#needs.log.error({ node: this.#id, reason }, 'node.fenced')
+    this.#needs.onFenced(reason)
+  }
+
+  async #rescuePredecessors(): Promise<void> {
+    for (const node of await this.#needs.store.nodesOf(machineId())) {
+      if (!isAlive(node.pid)) await this.#rescue(node.id, true)
+    }
+  }
+
+  async #rescue(nodeId: number, sure: boolean): Promise<void> {
+    const { store, log } = this.#needs
+    const done = await store.rescue(nodeId, this.#settings.rescuesMax, sure)
+    if (!done) return
+    this.counts.rescuedNodes++
+    this.counts.rescuedJobs += done.reopened
+    this.counts.poisoned += done.buried
+    log.warn({ node: nodeId, reopened: done.reopened, poisoned: done.buried }, 'node.rescued')
+    if (done.reopened > 0) this.#needs.onRescued(done.reopened)
+  }
+}
+
+function isAlive(otherPid: number): boolean {
+  if (otherPid === pid) return true
+  try {
+    kill(otherPid, 0)
+    return true
+  } catch (error) {
+    return (error as { code?: string }).code === 'EPERM'
+  }
+}
+
+let machine: string | null = null
+
+/** Names this machine, its boot and its process namespace: only there a process id means anything. */
+function machineId(): string {
+  machine ??= [hostname(), fileText('/proc/sys/kernel/random/boot_id'), linkText('/proc/self/ns/pid')].join(' ')
+  return machine
+}
+
+function fileText(path: string): string {
+  try {
+    return readFileSync(path, 'utf8').trim()
+  } catch {
+    return ''
+  }
+}
+
+function linkText(path: string): string {
+  try {
+    return readlinkSync(path)
+  } catch {
+    return ''
+  }
+}

@@ -1,0 +1,246 @@
+// Talking to PostgreSQL: one Session is one connection that comes back by itself. Its callers queue up; an error of
+// the connection throws the connection away, and the next caller makes a new one. Every call has a time limit.
+//
+// What may be tried again is decided by SQLSTATE and system error code, never by text: serialization failures,
+// deadlocks, lock timeouts, shutdowns, and lost connections. Whether trying again is harmless is the caller's to know.
+
+import pg from 'pg'
+import type { Clock } from '../base/clock.ts'
+import { EngineError, type ErrorCode, messageOf } from '../base/errors.ts'
+
+export interface SessionOptions {
+  /** postgres://user:password@host:port/database */
+  readonly url: string
+  readonly schema: string
+  /** Shown in pg_stat_activity. */
+  readonly name: string
+  readonly clock: Clock
+  /** Longest time for one call, in milliseconds. */
+  readonly timeoutMs: number
+  /** Longest time to connect, in milliseconds. */
+  readonly connectTimeoutMs?: number
+  /** False behind a pooler in transaction mode: no named statements, no session settings. */
+  readonly prepared: boolean
+}
+
+export interface Statement {
+  readonly text: string
+  readonly values?: readonly unknown[]
+  /** Name of the prepared statement; without one it is parsed each time. */
+  readonly name?: string
+}
+
+// 08: connection; 40001, 40P01: serialization and deadlock; 55P03: lock timeout; 57P0x: shutdown; 53300: too many connections
+const RETRYABLE_STATES = new Set([
+  '08000',
+  '08001',
+  '08003',
+  '08006',
+  '40001',
+  '40P01',
+  '53300',
+  '55P03',
+  '57P01',
+  '57P02',
+  '57P03',
+])
+const UNREACHABLE_STATES = new Set(['08000', '08001', '08003', '08006', '53300', '57P01', '57P02', '57P03'])
+const UNREACHABLE_SYSTEM = new Set([
+  'ECONNREFUSED',
+  'ECONNRESET',
+  'EPIPE',
+  'ETIMEDOUT',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'ENOENT',
+  'ECONNABORTED',
+])
+const CODE_OF_STATE: Readonly<Record<string, ErrorCode>> = {
+  '57014': 'STORE_TIMEOUT',
+  '55P03': 'STORE_TIMEOUT',
+  '3F000': 'SCHEMA_MISSING',
+  '42P01': 'SCHEMA_MISSING',
+  '42883': 'SCHEMA_MISSING',
+  MR400: 'VALIDATION',
+  MR410: 'NODE_FENCED',
+}
+
+const TYPES = {
+  getTypeParser(oid: number, format?: 'text' | 'binary') {
+    // int8: ids and counts stay below 2^53, which the tables check
+    if (oid === 20) return Number
+    return format === 'binary' ? pg.types.getTypeParser(oid, 'binary') : pg.types.getTypeParser(oid, 'text')
+  },
+} as pg.CustomTypesConfig
+
+/** Any error of the driver as an EngineError; `lost` says that the connection is gone. */
+export function storeError(error: unknown, what: string, lost = false): EngineError {
+  if (error instanceof EngineError) return error
+  const state = (error as { code?: unknown })?.code
+  const sqlState = typeof state === 'string' ? state : undefined
+  const details = {
+    sqlState,
+    statement: what,
+    detail: (error as { detail?: unknown })?.detail,
+    retryable: isRetryable(error) || lost,
+  }
+  if (lost || (sqlState !== undefined && (UNREACHABLE_STATES.has(sqlState) || UNREACHABLE_SYSTEM.has(sqlState)))) {
+    return new EngineError(
+      'STORE_UNREACHABLE',
+      `PostgreSQL is not reachable (${what}): ${messageOf(error)}`,
+      { ...details, retryable: true },
+      error,
+    )
+  }
+  const code = (sqlState !== undefined ? CODE_OF_STATE[sqlState] : undefined) ?? 'STORE_FAILED'
+  return new EngineError(code, `${what}: ${messageOf(error)}`, details, error)
+}
+
+/** True for what PostgreSQL itself calls worth another try. */
+export function isRetryable(error: unknown): boolean {
+  if (error instanceof EngineError)
+    return error.code === 'STORE_UNREACHABLE' || error.code === 'STORE_TIMEOUT' || error.details.retryable === true
+  const code = (error as { code?: unknown })?.code
+  return typeof code === 'string' && (RETRYABLE_STATES.has(code) || UNREACHABLE_SYSTEM.has(code))
+}
+
+/** Waits between tries: doubles from 50 ms to `maxMs`, spread over the upper half so that many do not come at once. */
+export function backoffMs(tries: number, maxMs = 2_000, random: () => number = Math.random): number {
+  const full = Math.min(maxMs, 50 * 2 ** Math.min(tries, 20))
+  return full / 2 + (random() * full) / 2
+}
+
+export class Session {
+  readonly #options: SessionOptions
+  #client: pg.Client | null = null
+  /** Tail of the line of callers; each waits for the one before. */
+  #line: Promise<unknown> = Promise.resolve()
+  #closed = false
+
+  constructor(options: SessionOptions) {
+    this.#options = options
+  }
+
+  get options(): SessionOptions {
+    return this.#options
+  }
+
+  /** Runs one statement. @throws EngineError STORE_UNREACHABLE, STORE_TIMEOUT, STORE_FAILED, SCHEMA_MISSING */
+  query<Row>(statement: Statement): Promise<Row[]> {
+    return this.exclusive(statement.name ?? 'statement', async (client) => {
+      const { name, ...plain } = statement
+      const config = this.#options.prepared && name !== undefined ? { ...plain, name } : plain
+      const result = await client.query({ ...config, values: statement.values ? [...statement.values] : [] })
+      return result.rows as Row[]
+    })
+  }
+
+  /** Runs a statement that is harmless to repeat, up to `tries` times while the failure is a retryable one. */
+  async repeatable<Row>(statement: Statement, tries = 4): Promise<Row[]> {
+    for (let tried = 1; ; tried++) {
+      try {
+        return await this.query<Row>(statement)
+      } catch (error) {
+        if (tried >= tries || !isRetryable(error) || this.#closed) throw error
+        await this.#options.clock.sleep(backoffMs(tried))
+      }
+    }
+  }
+
+  /**
+   * The connection for one piece of work; others wait. When the work fails with the transaction open, the connection is
+   * thrown away, which rolls back.
+   */
+  exclusive<T>(what: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
+    const turn = this.#line.then(() => this.#run(what, work))
+    this.#line = turn.catch(() => {})
+    return turn
+  }
+
+  async #run<T>(what: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
+    if (this.#closed) throw new EngineError('STOPPING', `${what}: the connection is closed`)
+    const client = this.#client ?? (await this.#connect(what))
+    let timer: { cancel(): void } | null = null
+    try {
+      const timeout = new Promise<never>((_, reject) => {
+        timer = this.#options.clock.after(this.#options.timeoutMs + 1_000, () => {
+          this.#discard(client)
+          reject(
+            new EngineError('STORE_TIMEOUT', `${what}: no answer within ${this.#options.timeoutMs + 1_000} ms`, {
+              statement: what,
+            }),
+          )
+        })
+      })
+      return await Promise.race([work(client), timeout])
+    } catch (error) {
+      const lost = isLost(client)
+      const sqlState = (error as { code?: unknown })?.code
+      // a refused single statement leaves the connection whole; anything else may leave a transaction open
+      if (lost || typeof sqlState !== 'string' || sqlState.length !== 5 || what.startsWith('tx ')) this.#discard(client)
+      throw storeError(error, what, lost && !(error instanceof EngineError))
+    } finally {
+      ;(timer as { cancel(): void } | null)?.cancel()
+    }
+  }
+
+  async #connect(what: string): Promise<pg.Client> {
+    const { url, name, timeoutMs, prepared, connectTimeoutMs = 10_000 } = this.#options
+    const client = new pg.Client({
+      connectionString: url,
+      application_name: name,
+      connectionTimeoutMillis: connectTimeoutMs,
+      keepAlive: true,
+      types: TYPES,
+    })
+    client.on('error', () => this.#discard(client)) // what was waiting is rejected by the driver
+    try {
+      await client.connect()
+      if (prepared) await client.query(`set statement_timeout = ${Math.floor(timeoutMs)}; set jit = off`)
+    } catch (error) {
+      client.end().catch(() => {})
+      throw storeError(
+        error,
+        `connect for ${what}`,
+        isLost(client) && typeof (error as { code?: unknown })?.code !== 'string',
+      )
+    }
+    if (this.#closed) {
+      await client.end().catch(() => {})
+      throw new EngineError('STOPPING', `${what}: the connection is closed`)
+    }
+    this.#client = client
+    return client
+  }
+
+  #discard(client: pg.Client): void {
+    if (this.#client === client) this.#client = null
+    streamOf(client)?.destroy()
+  }
+
+  /** Ends the connection after the calls in line. Safe twice. */
+  async close(): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
+    await this.#line.catch(() => {})
+    const client = this.#client
+    this.#client = null
+    await client?.end().catch(() => {})
+  }
+
+  /** Drops the connection now: what is in flight fails. For fencing and for the end of a deadline. */
+  abandon(): void {
+    this.#closed = true
+    if (this.#client) this.#discard(this.#client)
+  }
+}
+
+function streamOf(client: pg.Client): { destroyed: boolean; destroy(): void } | undefined {
+  return (client as unknown as { connection?: { stream?: { destroyed: boolean; destroy(): void } } }).connection?.stream
+}
+
+function isLost(client: pg.Client): boolean {
+  return streamOf(client)?.destroyed !== false
+}

@@ -1,0 +1,98 @@
+// LISTEN on a connection of its own: hears that there is new work, or that a job is to be cancelled. What it hears is a
+// hint; polling is the truth, so a lost message costs latency and nothing else. The connection comes back by itself, and
+// every return is told too, because something may have been missed meanwhile.
+
+import pg from 'pg'
+import type { Clock } from '../base/clock.ts'
+import type { Log } from '../base/log.ts'
+import { backoffMs } from './connection.ts'
+
+/** What travels on the channel: `q<queue ids>` ready, `s` scheduled, `c<job id>` cancel. */
+export type Heard =
+  | { readonly kind: 'ready'; readonly queueIds: readonly number[] }
+  | { readonly kind: 'scheduled' }
+  | { readonly kind: 'cancel'; readonly jobId: number }
+  | { readonly kind: 'returned' }
+
+export interface ListenerOptions {
+  /** A direct connection: LISTEN does not work through a pooler in transaction mode. */
+  readonly url: string
+  readonly schema: string
+  readonly clock: Clock
+  readonly log: Log
+  readonly name: string
+  onHeard(heard: Heard): void
+}
+
+export class Listener {
+  readonly #options: ListenerOptions
+  #client: pg.Client | null = null
+  #closed = false
+  #running: Promise<void> | null = null
+  readonly #stop = new AbortController()
+
+  constructor(options: ListenerOptions) {
+    this.#options = options
+  }
+
+  /** Returns at once; connects in the background and keeps connected. */
+  start(): void {
+    this.#running ??= this.#run()
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true
+    this.#stop.abort()
+    await this.#client?.end().catch(() => {})
+    await this.#running
+  }
+
+  async #run(): Promise<void> {
+    const { url, schema, clock, log, name, onHeard } = this.#options
+    for (let tries = 0; !this.#closed; tries++) {
+      const client = new pg.Client({
+        connectionString: url,
+        application_name: `${name} listen`,
+        connectionTimeoutMillis: 10_000,
+        keepAlive: true,
+      })
+      try {
+        const ended = new Promise<void>((resolve) => {
+          client.on('error', () => resolve())
+          client.on('end', () => resolve())
+        })
+        client.on('notification', (message) => {
+          const heard = parse(message.payload ?? '')
+          if (heard) onHeard(heard)
+        })
+        await client.connect()
+        await client.query(`listen "millrace_${schema}"`)
+        this.#client = client
+        if (this.#closed) break
+        tries = 0
+        onHeard({ kind: 'returned' })
+        await ended
+      } catch (error) {
+        if (tries === 0) log.warn({ error: String(error) }, 'listener.lost')
+      } finally {
+        this.#client = null
+        client.end().catch(() => {})
+      }
+      if (!this.#closed) await clock.sleep(backoffMs(tries, 5_000), this.#stop.signal)
+    }
+  }
+}
+
+function parse(payload: string): Heard | null {
+  const rest = payload.slice(1)
+  switch (payload[0]) {
+    case 'q':
+      return { kind: 'ready', queueIds: rest.split(',').map(Number).filter(Number.isInteger) }
+    case 's':
+      return { kind: 'scheduled' }
+    case 'c':
+      return Number.isSafeInteger(Number(rest)) ? { kind: 'cancel', jobId: Number(rest) } : null
+    default:
+      return null // from a newer version
+  }
+}

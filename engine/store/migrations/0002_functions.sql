@@ -1,0 +1,554 @@
+-- What happens to jobs, as functions: one round trip each, one plan each, the same through any pooler.
+-- Locks are taken in one order everywhere: node, lease, key, group; whoever claims never waits for a lock.
+
+-- Makes the partitions that hold ids up to p_until plus two spans, and answers the first id that has none.
+create function millrace.make_spans(p_until bigint) returns bigint language plpgsql as $$
+declare
+  v_span constant bigint := 10000000;
+  v_from bigint;
+begin
+  if exists (select from pg_catalog.pg_class c where c.oid = pg_catalog.to_regclass('millrace.job_' || (p_until / v_span + 2))) then
+    return (p_until / v_span + 3) * v_span;
+  end if;
+  perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('@schema spans', 0));
+  for v_no in p_until / v_span .. p_until / v_span + 2 loop
+    if pg_catalog.to_regclass('millrace.job_' || v_no) is null then
+      v_from := v_no * v_span;
+      execute pg_catalog.format('create table millrace.job_%s partition of millrace.job for values from (%s) to (%s) '
+        'with (autovacuum_vacuum_insert_scale_factor = 1.0)', v_no, v_from, v_from + v_span);
+      execute pg_catalog.format('create table millrace.attempt_%s partition of millrace.attempt for values from (%s) to (%s) '
+        'with (autovacuum_vacuum_insert_scale_factor = 1.0)', v_no, v_from, v_from + v_span);
+    end if;
+  end loop;
+  return (p_until / v_span + 3) * v_span;
+end $$;
+
+select millrace.make_spans(1);
+
+-- The id of a queue's or task's name; new names are added.
+create function millrace.queue_id(p_name text) returns int language plpgsql as $$
+declare v_id int;
+begin
+  select id into v_id from millrace.queue where name = p_name;
+  if v_id is null then
+    insert into millrace.queue (name) values (p_name) on conflict (name) do nothing;
+    select id into v_id from millrace.queue where name = p_name;
+  end if;
+  return v_id;
+end $$;
+
+create function millrace.task_id(p_name text) returns int language plpgsql as $$
+declare v_id int;
+begin
+  select id into v_id from millrace.task where name = p_name;
+  if v_id is null then
+    insert into millrace.task (name) values (p_name) on conflict (name) do nothing;
+    select id into v_id from millrace.task where name = p_name;
+  end if;
+  return v_id;
+end $$;
+
+-- Where a job stands in its queue: lower is earlier. Without ageing by priority; with ageing "older by ageing_ms" weighs
+-- as much as one level, which never needs re-sorting.
+create function millrace.rank_of(p_ageing_ms int, p_priority int, p_at timestamptz) returns bigint language sql immutable as $$
+  select case when p_ageing_ms is null then -p_priority::bigint
+    else (extract(epoch from p_at) * 1000)::bigint - p_priority::bigint * p_ageing_ms end
+$$;
+
+-- The lock that orders the claims and releases of one group. Collisions only make somebody wait.
+create function millrace.group_lock(p_queue int, p_group text) returns bigint language sql immutable as $$
+  select pg_catalog.hashtextextended('@schema group ' || p_queue || ' ' || p_group, 0)
+$$;
+
+-- Puts chunks in their place after their job rows were written: ready, scheduled, or behind their group.
+-- p_chunks: [{f first id, c count, q queue id, t task id, p priority, r run at (ms, null now), b bytes, g group}]
+-- p_plain: no chunk has a run_at or a group.
+create function millrace.place_chunks(p_chunks json, p_plain boolean) returns void language plpgsql as $$
+declare v_now timestamptz := clock_timestamp();
+begin
+  if p_plain then
+    insert into millrace.ready (first_id, rank, due_at, queue_id, task_id, bytes, count, attempt, run, rescues)
+    select c.f, millrace.rank_of(q.ageing_ms, c.p, v_now), v_now, c.q, c.t, c.b, c.c, 1, 1, 0
+    from json_to_recordset(p_chunks) as c(f bigint, c int, q int, t int, p int, b bigint)
+    join millrace.queue q on q.id = c.q
+    order by c.f;
+    return;
+  end if;
+  insert into millrace.scheduled (first_id, run_at, rank, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
+  select c.f, to_timestamp(c.r / 1000.0), millrace.rank_of(q.ageing_ms, c.p, to_timestamp(c.r / 1000.0)), c.q, c.t, c.b, c.c, 1, 1, 0, c.g
+  from json_to_recordset(p_chunks) as c(f bigint, c int, q int, t int, p int, r float8, b bigint, g text)
+  join millrace.queue q on q.id = c.q
+  where c.r is not null and to_timestamp(c.r / 1000.0) > v_now;
+
+  insert into millrace.blocked (job_id, rank, due_at, queue_id, task_id, bytes, attempt, run, rescues, group_key)
+  select c.f, millrace.rank_of(q.ageing_ms, c.p, v_now), v_now, c.q, c.t, c.b, 1, 1, 0, c.g
+  from json_to_recordset(p_chunks) as c(f bigint, c int, q int, t int, p int, r float8, b bigint, g text)
+  join millrace.queue q on q.id = c.q
+  where c.g is not null and (c.r is null or to_timestamp(c.r / 1000.0) <= v_now)
+  order by c.f;
+
+  insert into millrace.ready (first_id, rank, due_at, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
+  select c.f, millrace.rank_of(q.ageing_ms, c.p, v_now), v_now, c.q, c.t, c.b, case when c.g is null then c.c else 0 end, 1, 1, 0, c.g
+  from json_to_recordset(p_chunks) as c(f bigint, c int, q int, t int, p int, r float8, b bigint, g text)
+  join millrace.queue q on q.id = c.q
+  where c.r is null or to_timestamp(c.r / 1000.0) <= v_now
+  order by c.f;
+end $$;
+
+-- Takes the keys of a batch. Answers the keys that an unfinished job has, with that job's id; those were not taken.
+-- p_keys: [{q queue id, k key, j job id}]
+create function millrace.take_keys(p_keys json) returns table (key text, queue_id int, job_id bigint, held_by bigint) language plpgsql as $$
+#variable_conflict use_column
+declare
+  v_left json := p_keys;
+  v_taken bigint[];
+begin
+  for v_try in 1 .. 5 loop
+    with taken as (
+      insert into millrace.key (queue_id, key, job_id)
+      select w.q, w.k, w.j from json_to_recordset(v_left) as w(q int, k text, j bigint) order by w.q, w.k
+      on conflict (queue_id, key) do nothing returning key.job_id
+    ) select coalesce(array_agg(taken.job_id), '{}') into v_taken from taken;
+    -- who holds the others? a holder that ended meanwhile leaves its key free: try again
+    return query
+      select w.k, w.q, w.j, h.job_id from json_to_recordset(v_left) as w(q int, k text, j bigint)
+      join millrace.key h on h.queue_id = w.q and h.key = w.k
+      where w.j <> all (v_taken) and h.job_id <> w.j;
+    select json_agg(json_build_object('q', w.q, 'k', w.k, 'j', w.j)) into v_left
+    from json_to_recordset(v_left) as w(q int, k text, j bigint)
+    where w.j <> all (v_taken) and not exists (select from millrace.key h where h.queue_id = w.q and h.key = w.k);
+    exit when v_left is null;
+  end loop;
+end $$;
+
+-- Enqueues chunks in one statement; also inside a caller's transaction, which a duplicate key never poisons.
+-- p_chunks: as place_chunks plus {e expires at (ms), m max attempts, o timeout ms, y retry, x ephemeral, a meta, k key, d [payload ...]}
+-- p_all_or_nothing: one duplicate key refuses everything. Answers the duplicates.
+create function millrace.enqueue_chunks(p_chunks json, p_plain boolean, p_keyed boolean, p_all_or_nothing boolean)
+returns table (first_id bigint, held_by bigint) language plpgsql
+set enable_hashjoin = off set enable_mergejoin = off as $$
+#variable_conflict use_column
+declare
+  v_chunks json := p_chunks;
+  v_refused bigint[] := '{}';
+  v_held bigint[] := '{}';
+begin
+  if p_keyed then
+    select coalesce(array_agg(t.job_id), '{}'), coalesce(array_agg(t.held_by), '{}') into v_refused, v_held
+    from (select json_agg(json_build_object('q', c.q, 'k', c.k, 'j', c.f)) as keys
+          from json_to_recordset(p_chunks) as c(f bigint, q int, k text) where c.k is not null) w,
+      lateral millrace.take_keys(w.keys) t;
+    if cardinality(v_refused) > 0 then
+      if p_all_or_nothing then
+        delete from millrace.key k using json_to_recordset(p_chunks) as c(f bigint, q int, k text)
+        where k.queue_id = c.q and k.key = c.k and k.job_id = c.f;
+        return query select u.a, u.b from unnest(v_refused, v_held) as u(a, b);
+        return;
+      end if;
+      select json_agg(e) into v_chunks from json_array_elements(p_chunks) e where (e ->> 'f')::bigint <> all (v_refused);
+    end if;
+  end if;
+  if v_chunks is not null then
+    insert into millrace.job (id, created_at, run_at, expires_at, queue_id, task_id, payload_bytes, timeout_ms, priority,
+      max_attempts, ephemeral, payload, group_key, key, retry, meta)
+    select c.f + d.ord - 1, clock_timestamp(), to_timestamp(c.r / 1000.0), to_timestamp(c.e / 1000.0), c.q, c.t, octet_length(d.payload::text), c.o, c.p,
+      c.m, coalesce(c.x, false), d.payload, c.g, c.k, c.y, c.a
+    from json_to_recordset(v_chunks) as c(f bigint, c int, q int, t int, p int, r float8, e float8, m int, o int, y json, x boolean, a json, g text, k text, d json)
+    cross join lateral json_array_elements(c.d) with ordinality as d(payload, ord);
+    perform millrace.place_chunks(v_chunks, p_plain);
+  end if;
+  return query select u.a, u.b from unnest(v_refused, v_held) as u(a, b);
+end $$;
+
+-- One id for a job enqueued by SQL, dealt from a block that this session keeps for at most a minute. A rollback gives
+-- the ids back together with the rows that had used them.
+create function millrace.next_id() returns bigint language plpgsql as $$
+declare
+  v_kept text := current_setting('millrace.ids_@schema', true);
+  v_next bigint;
+  v_until float8;
+begin
+  if v_kept <> '' then
+    v_next := split_part(v_kept, ' ', 1)::bigint;
+    v_until := split_part(v_kept, ' ', 2)::float8;
+  end if;
+  if v_next is null or v_next % 1000 = 1 or v_until < extract(epoch from clock_timestamp()) then
+    v_next := nextval('millrace.id_block') * 1000 + 1;
+    v_until := extract(epoch from clock_timestamp()) + 60;
+    if v_next % 100000 = 1 then perform millrace.make_spans(v_next); end if;
+  end if;
+  perform set_config('millrace.ids_@schema', (v_next + 1) || ' ' || v_until, false);
+  return v_next;
+end $$;
+
+-- Enqueues one job from any language, in the caller's own transaction. Answers its id; with a key that an unfinished job
+-- has, the id of that job. Errors: SQLSTATE MR400 with the field and the rule.
+create function millrace.enqueue(
+  task text,
+  payload json default 'null',
+  queue text default 'default',
+  priority int default 0,
+  run_at timestamptz default null,
+  expires_at timestamptz default null,
+  max_attempts int default 3,
+  timeout_ms int default null,
+  group_key text default null,
+  idempotency_key text default null,
+  ephemeral boolean default false,
+  meta json default null,
+  notify boolean default true
+) returns bigint language plpgsql as $$
+declare
+  v_id bigint;
+  v_held bigint;
+  v_queue int;
+begin
+  if task is null or length(task) not between 1 and 255 then raise exception 'task must have 1 to 255 characters' using errcode = 'MR400'; end if;
+  if queue is null or length(queue) not between 1 and 255 then raise exception 'queue must have 1 to 255 characters' using errcode = 'MR400'; end if;
+  if priority is null or priority not between -100 and 100 then raise exception 'priority must be from -100 to 100, got %', priority using errcode = 'MR400'; end if;
+  if max_attempts is null or max_attempts not between 1 and 10000 then raise exception 'max_attempts must be from 1 to 10000, got %', max_attempts using errcode = 'MR400'; end if;
+  if timeout_ms < 0 then raise exception 'timeout_ms must not be negative, got %', timeout_ms using errcode = 'MR400'; end if;
+  if expires_at < run_at then raise exception 'expires_at must not be before run_at' using errcode = 'MR400'; end if;
+  if length(group_key) not between 1 and 255 then raise exception 'group_key must have 1 to 255 characters' using errcode = 'MR400'; end if;
+  if length(idempotency_key) not between 1 and 255 then raise exception 'idempotency_key must have 1 to 255 characters' using errcode = 'MR400'; end if;
+  payload := coalesce(payload, 'null'::json);
+  if payload::text ~ '(^|[^\\])(\\\\)*\\u0000' then raise exception 'payload must not contain U+0000' using errcode = 'MR400'; end if;
+  if octet_length(payload::text) > 2097152 then raise exception 'payload must have at most 2097152 bytes, got %', octet_length(payload::text) using errcode = 'MR400'; end if;
+  if meta is not null and json_typeof(meta) <> 'object' then raise exception 'meta must be a JSON object' using errcode = 'MR400'; end if;
+  v_id := millrace.next_id();
+  v_queue := millrace.queue_id(queue);
+  select e.held_by into v_held from millrace.enqueue_chunks(json_build_array(json_build_object(
+    'f', v_id, 'c', 1, 'q', v_queue, 't', millrace.task_id(task), 'p', priority,
+    'r', extract(epoch from run_at) * 1000, 'e', extract(epoch from expires_at) * 1000, 'm', max_attempts, 'o', timeout_ms,
+    'x', ephemeral, 'a', meta, 'g', group_key, 'k', idempotency_key, 'b', octet_length(payload::text), 'd', json_build_array(payload))),
+    run_at is null and group_key is null, idempotency_key is not null, false) e;
+  if v_held is not null then return v_held; end if;
+  if notify then perform pg_notify('millrace_@schema', 'q' || v_queue); end if;
+  return v_id;
+end $$;
+
+-- Claims up to p_jobs jobs and p_bytes of payload: by queue in the given order, then rank, then seq. Writes one lease.
+-- Never waits for a lock; the planner's freedom is taken away because a plan made for an empty table stays cached.
+-- A claim that a crash of the server forgets leaves its rows ready, so it need not wait for the disk.
+create function millrace.claim(p_node int, p_queues int[], p_tasks int[], p_jobs int, p_bytes bigint, p_group text)
+returns table (lease_id bigint, first_id bigint, count int, queue_id int, task_id int, rank bigint, seq bigint,
+  attempt int, run int, rescues int, max_attempts int, timeout_ms int, expires_at_ms float8, created_at_ms float8,
+  due_at_ms float8, keyed boolean, ephemeral boolean, group_key text, retry text, payloads text, metas text)
+language plpgsql
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+  v_queue int;
+  r record;
+  h record;
+  v_room int := p_jobs;
+  v_bytes bigint := p_bytes;
+  v_take int;
+  v_gone bigint[];           -- ready rows that go whole, of this round
+  v_heads bigint[] := '{}';  -- blocked rows that got their group's turn
+  v_cut bigint; v_cut_by int; v_cut_bytes bigint;
+  v_chunks millrace.chunk[] := '{}';
+  v_dues timestamptz[] := '{}';
+  v_lease bigint;
+  v_before int;
+  v_rounds int := 0;
+begin
+  foreach v_queue in array p_queues loop
+    continue when (select q.paused from millrace.queue q where q.id = v_queue);
+    loop
+      v_before := v_room;
+      v_gone := '{}';
+      for r in
+        select y.first_id, y.count, y.bytes, y.rank, y.seq, y.due_at, y.attempt, y.run, y.rescues, y.group_key, y.task_id
+        from millrace.ready y
+        where y.queue_id = v_queue and (p_tasks is null or y.task_id = any (p_tasks)) and (p_group is null or y.group_key = p_group)
+        order by y.rank, y.seq limit v_room for update skip locked
+      loop
+        exit when v_room <= 0 or (v_bytes <= 0 and cardinality(v_chunks) > 0);
+        if r.count = 0 then
+          -- a ticket: is its group's turn free, and who is next?
+          continue when not pg_try_advisory_xact_lock(millrace.group_lock(v_queue, r.group_key));
+          -- held: whoever lets go writes a new ticket, and sees this job then, because it waits for our lock first
+          if not exists (select from millrace.hold x where x.queue_id = v_queue and x.group_key = r.group_key) then
+            select b.job_id, b.task_id, b.rank, b.seq, b.due_at, b.attempt, b.run, b.rescues, b.bytes into h
+            from millrace.blocked b where b.queue_id = v_queue and b.group_key = r.group_key
+            order by b.rank, b.seq limit 1;
+            if found and p_tasks is not null and h.task_id <> all (p_tasks) then
+              -- the next one is for somebody else: leave the ticket for those who know its task
+              update millrace.ready y set task_id = h.task_id where y.first_id = r.first_id;
+              continue;
+            end if;
+            if found then
+              insert into millrace.hold (queue_id, group_key, job_id) values (v_queue, r.group_key, h.job_id);
+              v_heads := v_heads || h.job_id;
+              v_chunks := v_chunks || row(h.job_id, 1, h.attempt, h.run, h.rescues, h.rank, h.seq)::millrace.chunk;
+              v_dues := v_dues || h.due_at;
+              v_room := v_room - 1;
+              v_bytes := v_bytes - h.bytes;
+            end if;
+          end if;
+          v_gone := v_gone || r.first_id;
+        else
+          v_take := least(r.count, v_room);
+          if r.bytes > v_bytes and r.count > 1 then
+            v_take := least(v_take, greatest(1, v_bytes * r.count / r.bytes)::int);
+          end if;
+          v_chunks := v_chunks || row(r.first_id, v_take, r.attempt, r.run, r.rescues, r.rank, r.seq)::millrace.chunk;
+          v_dues := v_dues || r.due_at;
+          v_room := v_room - v_take;
+          v_bytes := v_bytes - r.bytes * v_take / r.count;
+          if v_take = r.count then
+            v_gone := v_gone || r.first_id;
+          else
+            v_cut := r.first_id; v_cut_by := v_take; v_cut_bytes := r.bytes * v_take / r.count;
+            exit; -- one chunk at most is cut, and it is the last
+          end if;
+        end if;
+      end loop;
+      if cardinality(v_gone) > 0 then delete from millrace.ready y where y.first_id = any (v_gone); end if;
+      -- a round that met nothing but spent tickets says nothing about what stands behind them
+      v_rounds := v_rounds + 1;
+      exit when v_room < v_before or cardinality(v_gone) = 0 or v_rounds > 1000;
+    end loop;
+    exit when v_room <= 0 or v_bytes <= 0 or v_cut is not null;
+  end loop;
+
+  if cardinality(v_chunks) = 0 then return; end if;
+  perform set_config('synchronous_commit', 'off', true);
+  -- a node that was declared dead claims nothing: its lease would have nobody to reopen it
+  perform from millrace.node n where n.id = p_node for key share;
+  if not found then raise exception 'node % is not registered', p_node using errcode = 'MR410'; end if;
+  if v_cut is not null then
+    update millrace.ready y set first_id = y.first_id + v_cut_by, count = y.count - v_cut_by, bytes = y.bytes - v_cut_bytes where y.first_id = v_cut;
+  end if;
+  if cardinality(v_heads) > 0 then delete from millrace.blocked b where b.job_id = any (v_heads); end if;
+  insert into millrace.lease (node_id, open, chunks) values (p_node, p_jobs - v_room, v_chunks) returning id into v_lease;
+
+  return query
+    select v_lease, c.first_id, 1, j.queue_id, j.task_id, c.rank, c.seq, c.attempt, c.run, c.rescues,
+      j.max_attempts::int, j.timeout_ms, extract(epoch from j.expires_at)::float8 * 1000, extract(epoch from j.created_at)::float8 * 1000,
+      extract(epoch from v_dues[c.ord])::float8 * 1000, j.key is not null, j.ephemeral, j.group_key, j.retry::text, j.payload::text, j.meta::text
+    from unnest(v_chunks) with ordinality as c(first_id, count, attempt, run, rescues, rank, seq, ord)
+    join millrace.job j on j.id = c.first_id
+    where c.count = 1
+  union all
+    select v_lease, c.first_id, c.count, j.queue_id, j.task_id, c.rank, c.seq, c.attempt, c.run, c.rescues,
+      j.max_attempts::int, j.timeout_ms, extract(epoch from j.expires_at)::float8 * 1000, extract(epoch from j.created_at)::float8 * 1000,
+      extract(epoch from v_dues[c.ord])::float8 * 1000, j.key is not null, j.ephemeral, j.group_key, j.retry::text, p.payloads, p.metas
+    from unnest(v_chunks) with ordinality as c(first_id, count, attempt, run, rescues, rank, seq, ord)
+    join millrace.job j on j.id = c.first_id
+    cross join lateral (
+      select string_agg(s.payload::text, e'\x1e') as payloads,
+        case when bool_or(s.meta is not null) then string_agg(coalesce(s.meta::text, ''), e'\x1e') end as metas
+      from (select k.payload, k.meta from millrace.job k where k.id >= c.first_id and k.id < c.first_id + c.count order by k.id) s
+    ) p
+    where c.count > 1;
+end $$;
+
+-- Opens a flush: answers whether this flush had been committed before, which leases are lost, and whether the node is.
+-- Locks the node (shared) and the leases until the end of the transaction.
+create function millrace.flush_begin(p_node int, p_no bigint, p_leases bigint[])
+returns table (fenced boolean, already boolean, stale bigint[]) language plpgsql as $$
+declare v_no bigint; v_mine bigint[];
+begin
+  perform from millrace.node n where n.id = p_node for key share;
+  if not found then return query select true, false, p_leases; return; end if;
+  select f.no into v_no from millrace.flushed f where f.node_id = p_node for update;
+  if v_no >= p_no then return query select false, true, '{}'::bigint[]; return; end if;
+  select coalesce(array_agg(m.id), '{}') into v_mine
+  from (select l.id from millrace.lease l where l.id = any (p_leases) and l.node_id = p_node order by l.id for update) m;
+  return query select false, false, (select coalesce(array_agg(w.id), '{}') from unnest(p_leases) as w(id) where w.id <> all (v_mine));
+end $$;
+
+-- Takes a range of ids out of a lease's chunks.
+create function millrace.chunks_without(p_chunks millrace.chunk[], p_first bigint, p_count int) returns millrace.chunk[] language sql immutable as $$
+  select coalesce(array_agg(row(s.first_id, s.count, s.attempt, s.run, s.rescues, s.rank, s.seq)::millrace.chunk order by s.first_id), '{}')
+  from (
+    select c.first_id, least(c.first_id + c.count, p_first) - c.first_id as count, c.attempt, c.run, c.rescues, c.rank, c.seq
+    from unnest(p_chunks) c where c.first_id < p_first
+    union all
+    select greatest(c.first_id, p_first + p_count), c.first_id + c.count - greatest(c.first_id, p_first + p_count), c.attempt, c.run, c.rescues, c.rank, c.seq
+    from unnest(p_chunks) c where c.first_id + c.count > p_first + p_count
+  ) s
+$$;
+
+-- Lets go of what finished jobs had: keys, their group's turn, and the rows of ephemeral jobs.
+create function millrace.let_go(p_keyed bigint[], p_grouped bigint[], p_ephemeral bigint[]) returns void language plpgsql
+set enable_hashjoin = off set enable_mergejoin = off as $$
+declare g record; h record;
+begin
+  if cardinality(p_keyed) > 0 then
+    delete from millrace.key k using millrace.job j
+    where j.id = any (p_keyed) and k.queue_id = j.queue_id and k.key = j.key and k.job_id = j.id;
+  end if;
+  if cardinality(p_grouped) > 0 then
+    for g in select j.id, j.queue_id, j.group_key from millrace.job j where j.id = any (p_grouped) and j.group_key is not null
+      order by millrace.group_lock(j.queue_id, j.group_key)
+    loop
+      perform pg_advisory_xact_lock(millrace.group_lock(g.queue_id, g.group_key));
+      delete from millrace.hold x where x.queue_id = g.queue_id and x.group_key = g.group_key and x.job_id = g.id;
+      if found then
+        select b.job_id, b.rank, b.task_id, b.due_at into h from millrace.blocked b
+        where b.queue_id = g.queue_id and b.group_key = g.group_key order by b.rank, b.seq limit 1;
+        if found then
+          insert into millrace.ready (first_id, rank, due_at, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
+          values (h.job_id, h.rank, h.due_at, g.queue_id, h.task_id, 0, 0, 1, 1, 0, g.group_key) on conflict (first_id) do nothing;
+        end if;
+      end if;
+    end loop;
+  end if;
+  if cardinality(p_ephemeral) > 0 then delete from millrace.job j where j.id = any (p_ephemeral); end if;
+end $$;
+
+-- Ends a flush after its attempts were copied: closes leases, places retries and releases, buries the dead, lets go.
+-- p_rest: {retries: [{j job, d delay ms, a attempt, r run, s rescues}], deads: [{j, c code, e reason, a attempts, r run}],
+--   releases: [{l lease, f first, n count, a, r, s, k rank, q seq}], keyed: [job], grouped: [job], ephemeral: [job],
+--   running: [{l lease, j job, r run, n lane, t started ms, p progress}]}
+create function millrace.flush_end(p_node int, p_no bigint, p_leases bigint[], p_done int[], p_rest json) returns void language plpgsql
+set enable_hashjoin = off set enable_mergejoin = off as $$
+declare x record;
+begin
+  update millrace.flushed f set no = p_no where f.node_id = p_node;
+  if p_rest is not null then
+    insert into millrace.scheduled (first_id, run_at, rank, queue_id, task_id, bytes, count, attempt, run, rescues, holds, group_key)
+    select t.j, clock_timestamp() + t.d * interval '1 ms', millrace.rank_of(q.ageing_ms, j.priority, clock_timestamp()), j.queue_id, j.task_id,
+      j.payload_bytes, 1, t.a, t.r, t.s, j.group_key is not null, j.group_key
+    from json_to_recordset(p_rest -> 'retries') as t(j bigint, d float8, a int, r int, s int)
+    join millrace.job j on j.id = t.j join millrace.queue q on q.id = j.queue_id;
+
+    insert into millrace.dead (job_id, queue_id, task_id, attempts, run, code, reason)
+    select t.j, j.queue_id, j.task_id, t.a, t.r, t.c, t.e
+    from json_to_recordset(p_rest -> 'deads') as t(j bigint, c text, e json, a int, r int)
+    join millrace.job j on j.id = t.j
+    on conflict (job_id) do nothing;
+
+    for x in select t.l, t.f, t.n, t.a, t.r, t.s, t.k, t.q from json_to_recordset(p_rest -> 'releases') as t(l bigint, f bigint, n int, a int, r int, s int, k bigint, q bigint)
+    loop
+      update millrace.lease l set chunks = millrace.chunks_without(l.chunks, x.f, x.n) where l.id = x.l;
+      insert into millrace.ready (first_id, seq, rank, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
+      select x.f, x.q, x.k, j.queue_id, j.task_id,
+        (select sum(p.payload_bytes) from millrace.job p where p.id >= x.f and p.id < x.f + x.n), x.n, x.a, x.r, x.s, j.group_key
+      from millrace.job j where j.id = x.f;
+    end loop;
+
+    insert into millrace.running (job_id, lease_id, run, lane, started_at, progress)
+    select t.j, t.l, t.r, t.n, to_timestamp(t.t / 1000.0), t.p
+    from json_to_recordset(p_rest -> 'running') as t(l bigint, j bigint, r int, n int, t float8, p json)
+    order by t.j
+    on conflict (job_id) do update set lease_id = excluded.lease_id, run = excluded.run, lane = excluded.lane,
+      started_at = excluded.started_at, seen_at = now(), progress = coalesce(excluded.progress, running.progress);
+
+    perform millrace.let_go(
+      (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'keyed') v),
+      (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'grouped') v),
+      (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'ephemeral') v));
+  end if;
+  delete from millrace.lease l using unnest(p_leases, p_done) as d(id, done) where l.id = d.id and l.open <= d.done;
+  update millrace.lease l set open = l.open - d.done from unnest(p_leases, p_done) as d(id, done) where l.id = d.id;
+  delete from millrace.running r where r.lease_id = any (p_leases) and not exists (select from millrace.lease l where l.id = r.lease_id);
+end $$;
+
+-- Moves what is due from scheduled to where it belongs. Answers how much, and when the next one is due.
+create function millrace.promote(p_limit int) returns table (moved int, queues int[], next_in_ms float8) language plpgsql
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+#variable_conflict use_column
+declare v_moved int; v_queues int[];
+begin
+  with due as (
+    delete from millrace.scheduled s
+    where s.ctid = any (array(select d.ctid from millrace.scheduled d where d.run_at <= clock_timestamp() order by d.run_at limit p_limit for update skip locked))
+    returning s.*
+  ), waits as (
+    insert into millrace.blocked (job_id, rank, due_at, queue_id, task_id, bytes, attempt, run, rescues, group_key)
+    select first_id, rank, run_at, queue_id, task_id, bytes, attempt, run, rescues, group_key from due where group_key is not null and not holds
+    order by run_at, first_id
+  ), runs as (
+    insert into millrace.ready (first_id, rank, due_at, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
+    select first_id, rank, run_at, queue_id, task_id, bytes, case when group_key is not null and not holds then 0 else count end, attempt, run, rescues, group_key
+    from due order by run_at, first_id
+  )
+  select count(*)::int, array_agg(distinct queue_id) into v_moved, v_queues from due;
+  return query select v_moved, v_queues,
+    (select extract(epoch from s.run_at - clock_timestamp())::float8 * 1000 from millrace.scheduled s order by s.run_at limit 1);
+end $$;
+
+-- Registers a node, or renews it. Renewing answers false when the node was declared dead, and which others are silent.
+create function millrace.node_join(p_uid uuid, p_host text, p_machine text, p_pid int, p_version text, p_threads int, p_limit_ms int) returns int language plpgsql as $$
+declare v_id int;
+begin
+  insert into millrace.node (uid, host, machine, pid, version, threads, limit_ms)
+  values (p_uid, p_host, p_machine, p_pid, p_version, p_threads, p_limit_ms) returning id into v_id;
+  insert into millrace.flushed (node_id, no) values (v_id, 0);
+  return v_id;
+end $$;
+
+create function millrace.node_beat(p_node int, p_state text) returns table (alive boolean, silent int[]) language plpgsql as $$
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  update millrace.node n set seen_at = clock_timestamp(), state = p_state where n.id = p_node;
+  return query select found, (select coalesce(array_agg(n.id), '{}') from millrace.node n
+    where n.id <> p_node and n.seen_at < clock_timestamp() - n.limit_ms * interval '1 ms');
+end $$;
+
+-- Reopens everything that a dead node held, minus what had committed, and removes it: jobs first, node row last.
+-- A job's first lost holder may be chance, so all go on; from then on only those that had begun (a row in running) are
+-- charged, and p_rescues_max lost holders make a dead letter (POISON). p_sure: the caller knows that the process is gone.
+-- Answers null when the node lives or somebody else is at it.
+create function millrace.rescue(p_dead int, p_rescues_max int, p_sure boolean) returns table (reopened int, buried int) language plpgsql
+set enable_hashjoin = off set enable_mergejoin = off as $$
+#variable_conflict use_column
+declare v_reopened int; v_ended bigint[];
+begin
+  perform from millrace.node n where n.id = p_dead and (p_sure or n.seen_at < clock_timestamp() - n.limit_ms * interval '1 ms') for update skip locked;
+  if not found then return; end if;
+  perform from millrace.lease l where l.node_id = p_dead order by l.id for update;
+
+  with lost as materialized (
+    select j.id, j.queue_id, j.task_id, j.payload_bytes, j.group_key, c.first_id as chunk_id, c.attempt, c.run, c.rescues, c.rank, c.seq,
+      m.begun, m.begun and c.rescues + 1 >= p_rescues_max as ends
+    from millrace.lease l
+    cross join lateral unnest(l.chunks) c
+    join millrace.job j on j.id >= c.first_id and j.id < c.first_id + c.count
+    cross join lateral (select c.rescues = 0 or exists (select from millrace.running r where r.job_id = j.id and r.lease_id = l.id) as begun) m
+    where l.node_id = p_dead and not exists (select from millrace.attempt a where a.job_id = j.id and a.run >= c.run)
+  ), tried as (
+    insert into millrace.attempt (job_id, run, attempt, outcome, node_id, lane, started_at, finished_at, error)
+    select t.id, t.run, t.attempt, 'l', p_dead, -1, null, clock_timestamp(),
+      json_build_object('code', 'HOLDER_LOST', 'message', 'node ' || p_dead || ' died or was silent for too long')
+    from lost t where t.begun
+  ), died as (
+    insert into millrace.dead (job_id, queue_id, task_id, attempts, run, code, reason)
+    select t.id, t.queue_id, t.task_id, t.attempt, t.run, 'POISON',
+      json_build_object('code', 'POISON', 'type', 'Rescue', 'message', (t.rescues + 1) || ' nodes died while they held this job')
+    from lost t where t.ends
+    on conflict (job_id) do nothing
+  ), again as (
+    -- what goes on returns to its place, in as few chunks as it came in
+    insert into millrace.ready (first_id, seq, rank, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
+    select min(s.id), min(s.seq), min(s.rank), min(s.queue_id), min(s.task_id), sum(s.payload_bytes), count(*),
+      min(s.attempt), min(s.run + s.begun::int), min(s.rescues + s.begun::int), min(s.group_key)
+    from (
+      select t.*, t.id - row_number() over (partition by t.chunk_id, t.begun order by t.id) as island
+      from lost t where not t.ends
+    ) s group by s.chunk_id, s.begun, s.island
+  )
+  select count(*) filter (where not t.ends), coalesce(array_agg(t.id) filter (where t.ends), '{}') into v_reopened, v_ended from lost t;
+  perform millrace.let_go(v_ended, v_ended, '{}');
+  delete from millrace.running r using millrace.lease l where l.node_id = p_dead and r.lease_id = l.id;
+  delete from millrace.lease l where l.node_id = p_dead;
+  delete from millrace.flushed f where f.node_id = p_dead;
+  delete from millrace.node n where n.id = p_dead;
+  return query select v_reopened, cardinality(v_ended);
+end $$;
+
+-- A node says goodbye: only when nothing is leased to it any more; otherwise its leases are reopened uncharged.
+create function millrace.node_leave(p_node int) returns boolean language plpgsql as $$
+begin
+  perform from millrace.node n where n.id = p_node for update;
+  if not found then return false; end if;
+  if exists (select from millrace.lease l where l.node_id = p_node) then return false; end if;
+  delete from millrace.flushed f where f.node_id = p_node;
+  delete from millrace.node n where n.id = p_node;
+  return true;
+end $$;

@@ -1,0 +1,578 @@
+// What the engine asks of PostgreSQL, one method per question, typed in and out; nobody else sees rows. Each kind of
+// work has its own connection, so that a long flush never delays a claim or the node's sign of life:
+//   claim    claims and promotions          flush   settles outcomes         enqueue   single and small batches
+//   bulk     COPY of many jobs              beat    the node row, rescues    notify    wake-ups of other nodes
+//   ask      console and everything else
+// LISTEN has a connection of its own in listener.ts.
+
+import type pg from 'pg'
+import type { Clock } from '../base/clock.ts'
+import { EngineError } from '../base/errors.ts'
+import { CHUNK_JOBS_MAX } from '../base/limits.ts'
+import { isRetryable, Session, storeError } from './connection.ts'
+import { CopyBuffer, copyIn } from './copy.ts'
+import { checkVersion, type MigrationReport, migrate } from './migrate.ts'
+import { bindSchema, checkSchema } from './statements.ts'
+import type { ClaimedChunk, ClaimRequest, Flush, FlushResult, NewChunk } from './types.ts'
+
+export interface StoreOptions {
+  readonly url: string
+  readonly schema: string
+  readonly clock: Clock
+  readonly timeoutMs: number
+  /** False behind a pooler in transaction mode. */
+  readonly prepared: boolean
+  /** Appears in pg_stat_activity before the kind of work. */
+  readonly name: string
+}
+
+export interface NodeFacts {
+  readonly uid: string
+  readonly host: string
+  readonly machine: string
+  readonly pid: number
+  readonly version: string
+  readonly threads: number
+  readonly limitMs: number
+}
+
+export interface Duplicate {
+  readonly firstId: number
+  /** The unfinished job that has the key. */
+  readonly heldBy: number
+}
+
+type SessionName = 'claim' | 'flush' | 'enqueue' | 'bulk' | 'beat' | 'notify' | 'ask'
+
+export class Store {
+  readonly #options: StoreOptions
+  readonly #sessions = new Map<SessionName, Session>()
+  readonly #queueNames = new Map<number, string>()
+  readonly #queueIds = new Map<string, number>()
+  readonly #taskNames = new Map<number, string>()
+  readonly #taskIds = new Map<string, number>()
+  /** First id that has no partition yet, as far as we know. */
+  #spansUntil = 0
+
+  constructor(options: StoreOptions) {
+    checkSchema(options.schema)
+    this.#options = options
+  }
+
+  get schema(): string {
+    return this.#options.schema
+  }
+
+  session(name: SessionName): Session {
+    let session = this.#sessions.get(name)
+    if (!session) {
+      const { url, schema, clock, timeoutMs, prepared } = this.#options
+      session = new Session({ url, schema, clock, timeoutMs, prepared, name: `${this.#options.name} ${name}` })
+      this.#sessions.set(name, session)
+    }
+    return session
+  }
+
+  migrate(dryRun = false): Promise<MigrationReport> {
+    return migrate(this.session('ask'), dryRun)
+  }
+
+  /** @throws EngineError SCHEMA_MISSING, SCHEMA_NEWER */
+  checkVersion(): Promise<void> {
+    return checkVersion(this.session('ask'))
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#sessions.values()].map((session) => session.close()))
+  }
+
+  /** Drops every connection at once. */
+  abandon(): void {
+    for (const session of this.#sessions.values()) session.abandon()
+  }
+
+  // ------------------------------------------------------------------ names and ids
+
+  /** Ids of queue names; unknown names are added. */
+  async queueIds(names: readonly string[]): Promise<number[]> {
+    await this.#learn(
+      'queue',
+      names.filter((name) => !this.#queueIds.has(name)),
+      this.#queueIds,
+      this.#queueNames,
+    )
+    return names.map((name) => this.#queueIds.get(name)!)
+  }
+
+  async taskIds(names: readonly string[]): Promise<number[]> {
+    await this.#learn(
+      'task',
+      names.filter((name) => !this.#taskIds.has(name)),
+      this.#taskIds,
+      this.#taskNames,
+    )
+    return names.map((name) => this.#taskIds.get(name)!)
+  }
+
+  /** The id of a name that is known already; undefined otherwise. Never waits. */
+  knownQueueId(name: string): number | undefined {
+    return this.#queueIds.get(name)
+  }
+
+  knownTaskId(name: string): number | undefined {
+    return this.#taskIds.get(name)
+  }
+
+  /** Every queue that exists, by id. */
+  async allQueues(): Promise<{ id: number; name: string; paused: boolean }[]> {
+    const rows = await this.session('ask').repeatable<{ id: number; name: string; paused: boolean }>({
+      text: this.#sql('select id, name, paused from millrace.queue order by id'),
+    })
+    for (const row of rows) {
+      this.#queueIds.set(row.name, row.id)
+      this.#queueNames.set(row.id, row.name)
+    }
+    return rows
+  }
+
+  async #learn(
+    kind: 'queue' | 'task',
+    names: readonly string[],
+    ids: Map<string, number>,
+    known: Map<number, string>,
+  ): Promise<void> {
+    if (names.length === 0) return
+    const rows = await this.session('ask').repeatable<{ name: string; id: number }>({
+      text: this.#sql(`select w.name, millrace.${kind}_id(w.name) as id from unnest($1::text[]) as w(name)`),
+      values: [[...new Set(names)].sort()],
+    })
+    for (const row of rows) {
+      ids.set(row.name, row.id)
+      known.set(row.id, row.name)
+    }
+  }
+
+  async #nameOf(
+    kind: 'queue' | 'task',
+    id: number,
+    known: Map<number, string>,
+    ids: Map<string, number>,
+  ): Promise<string> {
+    const name = known.get(id)
+    if (name !== undefined) return name
+    const rows = await this.session('ask').repeatable<{ id: number; name: string }>({
+      text: this.#sql(`select id, name from millrace.${kind}`),
+    })
+    for (const row of rows) {
+      known.set(row.id, row.name)
+      ids.set(row.name, row.id)
+    }
+    return known.get(id) ?? `${kind} ${id}`
+  }
+
+  /** First ids of `count` fresh blocks of 1,000. Makes partitions ahead of them. */
+  async reserveBlocks(count: number): Promise<number[]> {
+    const rows = await this.session('enqueue').repeatable<{ block: number }>({
+      name: 'reserve',
+      text: this.#sql(`select nextval('millrace.id_block') as block from generate_series(1, $1)`),
+      values: [count],
+    })
+    const firsts = rows.map((row) => row.block * CHUNK_JOBS_MAX + 1)
+    const last = Math.max(...firsts) + CHUNK_JOBS_MAX
+    if (last >= this.#spansUntil) {
+      const spans = await this.session('ask').repeatable<{ until: number }>({
+        text: this.#sql('select millrace.make_spans($1) as until'),
+        values: [last],
+      })
+      this.#spansUntil = spans[0]!.until - 10_000_000 // ask again one span early
+    }
+    return firsts
+  }
+
+  // ------------------------------------------------------------------ enqueue
+
+  /**
+   * Writes chunks in one statement. On `client` (the caller's own transaction) or on a connection of ours.
+   * A lost answer is not tried again: the rows may be there. @returns the chunks whose key an unfinished job has.
+   */
+  async enqueue(chunks: readonly NewChunk[], allOrNothing: boolean, client?: ForeignClient): Promise<Duplicate[]> {
+    const plain = chunks.every((chunk) => chunk.runAtMs === null && chunk.group === null)
+    const keyed = chunks.some((chunk) => chunk.key !== null)
+    const statement = {
+      name: 'enqueue',
+      text: this.#sql('select first_id, held_by from millrace.enqueue_chunks($1, $2, $3, $4)'),
+      values: [chunksJson(chunks, true), plain, keyed, allOrNothing],
+    }
+    const rows = client
+      ? await foreignRows<{ first_id: number | string; held_by: number | string }>(
+          client,
+          statement.text,
+          statement.values,
+        )
+      : await this.session('enqueue').query<{ first_id: number; held_by: number }>(statement)
+    return rows.map((row) => ({ firstId: Number(row.first_id), heldBy: Number(row.held_by) }))
+  }
+
+  /** Writes many jobs by COPY in one transaction. Chunks with keys are refused as a whole when one is taken. */
+  async copyChunks(chunks: readonly NewChunk[]): Promise<Duplicate[]> {
+    const plain = chunks.every((chunk) => chunk.runAtMs === null && chunk.group === null)
+    const narrow = chunks.every(isNarrow)
+    const columns = narrow
+      ? '(id, queue_id, task_id, priority, max_attempts, payload_bytes, payload)'
+      : '(id, queue_id, task_id, priority, max_attempts, payload_bytes, payload, run_at, expires_at, timeout_ms, ephemeral, group_key, key, retry, meta)'
+    const bytes: number[] = []
+    const keys = chunks
+      .filter((chunk) => chunk.key !== null)
+      .map((chunk) => ({ q: chunk.queueId, k: chunk.key, j: chunk.firstId }))
+    return this.session('bulk').exclusive('tx copy jobs', async (client) => {
+      await client.query('begin')
+      if (keys.length > 0) {
+        const taken = await client.query(this.#sql('select job_id, held_by from millrace.take_keys($1)'), [
+          JSON.stringify(keys),
+        ])
+        if (taken.rows.length > 0) {
+          await client.query('rollback')
+          return taken.rows.map((row) => ({ firstId: row.job_id, heldBy: row.held_by }))
+        }
+      }
+      await copyIn(client, this.#sql(`millrace.job ${columns}`), encodeJobs(chunks, narrow, bytes))
+      await client.query(this.#sql('select millrace.place_chunks($1, $2)'), [chunksJson(chunks, false, bytes), plain])
+      await client.query('commit')
+      return []
+    })
+  }
+
+  // ------------------------------------------------------------------ claim and settle
+
+  /** Claims; an empty answer means that nothing is ready for us. @throws EngineError NODE_FENCED when the node row is gone */
+  async claim(request: ClaimRequest): Promise<ClaimedChunk[]> {
+    const rows = await this.session('claim').query<ClaimRow>({
+      name: 'claim',
+      text: this.#sql('select * from millrace.claim($1, $2, $3, $4, $5, $6)'),
+      values: [request.nodeId, request.queueIds, request.taskIds, request.jobsMax, request.bytesMax, request.group],
+    })
+    const chunks: ClaimedChunk[] = []
+    for (const row of rows) {
+      chunks.push({
+        leaseId: row.lease_id,
+        firstId: row.first_id,
+        count: row.count,
+        queueId: row.queue_id,
+        queue:
+          this.#queueNames.get(row.queue_id) ??
+          (await this.#nameOf('queue', row.queue_id, this.#queueNames, this.#queueIds)),
+        task:
+          this.#taskNames.get(row.task_id) ?? (await this.#nameOf('task', row.task_id, this.#taskNames, this.#taskIds)),
+        rank: row.rank,
+        seq: row.seq,
+        attempt: row.attempt,
+        run: row.run,
+        rescues: row.rescues,
+        maxAttempts: row.max_attempts,
+        timeoutMs: row.timeout_ms,
+        expiresAtMs: row.expires_at_ms,
+        createdAtMs: row.created_at_ms,
+        dueAtMs: row.due_at_ms,
+        keyed: row.keyed,
+        ephemeral: row.ephemeral,
+        group: row.group_key,
+        retry: row.retry,
+        payloads: row.payloads,
+        metas: row.metas,
+      })
+    }
+    return chunks.sort((a, b) => a.rank - b.rank || a.seq - b.seq)
+  }
+
+  /**
+   * Settles outcomes in one transaction: locks the leases, drops what belongs to lost ones, copies the attempts, and does
+   * everything that hangs on them. Sending the same flush again is harmless.
+   * @throws EngineError NODE_FENCED when the node was declared dead; nothing was written then
+   */
+  async flush(nodeId: number, flush: Flush): Promise<FlushResult> {
+    const no = Math.floor(flush.no)
+    const leases = `{${flush.leaseIds.map(Number).join(',')}}`
+    return this.session('flush').exclusive('tx flush', async (client) => {
+      const begun = (await client.query(
+        `begin; ${this.#sql(`select fenced, already, stale from millrace.flush_begin(${Number(nodeId)}, ${no}, '${leases}')`)}`,
+      )) as unknown as pg.QueryResult[]
+      const { fenced, already, stale } = begun[1]!.rows[0] as { fenced: boolean; already: boolean; stale: number[] }
+      if (fenced || already) {
+        await client.query('rollback')
+        if (fenced)
+          throw new EngineError('NODE_FENCED', `node ${nodeId} was declared dead; its reports are refused`, { nodeId })
+        return { staleLeases: [], alreadyDone: true }
+      }
+      const lost = new Set(stale.map(Number))
+      const pieces = lost.size === 0 ? [flush.rows] : rowsWithout(flush, lost)
+      if (flush.rowCount > 0 && pieces.length > 0) {
+        await copyIn(client, this.#sql(`millrace.attempt ${ATTEMPT_COLUMNS}`), pieces)
+      }
+      const kept = flush.leaseIds.map((id, at) => [id, flush.leaseDone[at]!] as const).filter(([id]) => !lost.has(id))
+      const rest = restJson(flush, lost)
+      await client.query(
+        `${this.#sql(
+          `select millrace.flush_end(${Number(nodeId)}, ${no}, '{${kept.map(([id]) => Number(id)).join(',')}}', '{${kept.map(([, done]) => Number(done)).join(',')}}', ${
+            rest === null ? 'null' : client.escapeLiteral(rest)
+          })`,
+        )}; commit`,
+      )
+      return { staleLeases: [...lost], alreadyDone: false }
+    })
+  }
+
+  /** Writes, durably, that jobs are about to run: who dies with them later is known by it. */
+  async markRunning(items: readonly { leaseId: number; jobId: number; run: number; lane: number }[]): Promise<void> {
+    await this.session('beat').repeatable({
+      text: this.#sql(`insert into millrace.running (job_id, lease_id, run, lane, started_at)
+        select (x ->> 'j')::bigint, (x ->> 'l')::bigint, (x ->> 'r')::smallint, (x ->> 'n')::smallint, now() from json_array_elements($1) x
+        where exists (select from millrace.lease l where l.id = (x ->> 'l')::bigint)
+        on conflict (job_id) do update set lease_id = excluded.lease_id, run = excluded.run, lane = excluded.lane, started_at = now(), seen_at = now(), progress = null`),
+      values: [JSON.stringify(items.map((item) => ({ j: item.jobId, l: item.leaseId, r: item.run, n: item.lane })))],
+    })
+  }
+
+  /** Makes due jobs ready. @returns how many, in which queues, and milliseconds until the next one (null: none waits) */
+  async promote(limit: number): Promise<{ moved: number; queues: number[]; nextInMs: number | null }> {
+    const rows = await this.session('claim').query<{
+      moved: number
+      queues: number[] | null
+      next_in_ms: number | null
+    }>({
+      name: 'promote',
+      text: this.#sql('select moved, queues, next_in_ms from millrace.promote($1)'),
+      values: [limit],
+    })
+    const row = rows[0]!
+    return { moved: row.moved, queues: row.queues ?? [], nextInMs: row.next_in_ms }
+  }
+
+  // ------------------------------------------------------------------ nodes
+
+  async join(facts: NodeFacts): Promise<number> {
+    const rows = await this.session('beat').query<{ id: number }>({
+      text: this.#sql('select millrace.node_join($1, $2, $3, $4, $5, $6, $7) as id'),
+      values: [facts.uid, facts.host, facts.machine, facts.pid, facts.version, facts.threads, facts.limitMs],
+    })
+    return rows[0]!.id
+  }
+
+  /** Renews the node. @returns false when it was declared dead, and the ids of other nodes that are silent */
+  async beat(nodeId: number, state: 'live' | 'quiet'): Promise<{ alive: boolean; silent: number[] }> {
+    const rows = await this.session('beat').query<{ alive: boolean; silent: number[] }>({
+      name: 'beat',
+      text: this.#sql('select alive, silent from millrace.node_beat($1, $2)'),
+      values: [nodeId, state],
+    })
+    return rows[0]!
+  }
+
+  /** Reopens a dead node's leases. Null when it lives after all or another node is at it. */
+  async rescue(
+    nodeId: number,
+    rescuesMax: number,
+    sure: boolean,
+  ): Promise<{ reopened: number; buried: number } | null> {
+    const rows = await this.session('beat').query<{ reopened: number; buried: number }>({
+      text: this.#sql('select reopened, buried from millrace.rescue($1, $2, $3)'),
+      values: [nodeId, rescuesMax, sure],
+    })
+    return rows[0] ?? null
+  }
+
+  /** @returns false when the node still holds leases or is gone already */
+  async leave(nodeId: number): Promise<boolean> {
+    const rows = await this.session('beat').repeatable<{ gone: boolean }>({
+      text: this.#sql('select millrace.node_leave($1) as gone'),
+      values: [nodeId],
+    })
+    return rows[0]!.gone
+  }
+
+  /** Nodes of this machine and boot, with their process ids. */
+  async nodesOf(machine: string): Promise<{ id: number; pid: number }[]> {
+    return this.session('beat').repeatable({
+      text: this.#sql('select id, pid from millrace.node where machine = $1 order by id'),
+      values: [machine],
+    })
+  }
+
+  /** Runs any statement for the console and for tests; `millrace.` stands for the schema. */
+  ask<Row>(text: string, values: readonly unknown[] = []): Promise<Row[]> {
+    return this.session('ask').query<Row>({ text: this.#sql(text), values })
+  }
+
+  /** Wakes whoever listens: no more than a hint, so a failure is not an error. */
+  async notify(message: string): Promise<void> {
+    try {
+      await this.session('enqueue').query({
+        name: 'notify',
+        text: `select pg_notify($1, $2)`,
+        values: [`millrace_${this.schema}`, message],
+      })
+    } catch (error) {
+      if (!isRetryable(error)) throw error
+    }
+  }
+
+  #sql(text: string): string {
+    return bindSchema(text, this.#options.schema)
+  }
+}
+
+/** What `pg` clients, pools and adapters have in common. */
+export interface ForeignClient {
+  query(text: string, values: unknown[]): Promise<{ rows: unknown[] }>
+}
+
+async function foreignRows<Row>(client: ForeignClient, text: string, values: unknown[]): Promise<Row[]> {
+  try {
+    const result = await client.query(text, values)
+    return result.rows as Row[]
+  } catch (error) {
+    throw storeError(error, 'enqueue in your transaction')
+  }
+}
+
+const ATTEMPT_COLUMNS = '(job_id, run, attempt, outcome, node_id, lane, started_at, finished_at, error, result)'
+
+interface ClaimRow {
+  lease_id: number
+  first_id: number
+  count: number
+  queue_id: number
+  task_id: number
+  rank: number
+  seq: number
+  attempt: number
+  run: number
+  rescues: number
+  max_attempts: number
+  timeout_ms: number | null
+  expires_at_ms: number | null
+  created_at_ms: number
+  due_at_ms: number
+  keyed: boolean
+  ephemeral: boolean
+  group_key: string | null
+  retry: string | null
+  payloads: string
+  metas: string | null
+}
+
+function isNarrow(chunk: NewChunk): boolean {
+  return (
+    chunk.runAtMs === null &&
+    chunk.expiresAtMs === null &&
+    chunk.timeoutMs === null &&
+    !chunk.ephemeral &&
+    chunk.group === null &&
+    chunk.key === null &&
+    chunk.retry === null &&
+    chunk.meta === null
+  )
+}
+
+/** Tuples piece by piece, so that PostgreSQL works on one while the next is made; notes each chunk's payload bytes. */
+function* encodeJobs(chunks: readonly NewChunk[], narrow: boolean, bytesOfChunk: number[]): Generator<Buffer> {
+  let out = new CopyBuffer(256 * 1024)
+  for (const chunk of chunks) {
+    const before = out.payloadBytes
+    for (let at = 0; at < chunk.count; at++) {
+      out.row(narrow ? 7 : 15)
+      out.int8(chunk.firstId + at)
+      out.int4(chunk.queueId)
+      out.int4(chunk.taskId)
+      out.int2(chunk.priority)
+      out.int2(chunk.maxAttempts)
+      out.sizedText(chunk.payloads[at]!)
+      if (narrow) continue
+      chunk.runAtMs === null ? out.null() : out.time(chunk.runAtMs)
+      chunk.expiresAtMs === null ? out.null() : out.time(chunk.expiresAtMs)
+      chunk.timeoutMs === null ? out.null() : out.int4(chunk.timeoutMs)
+      out.bool(chunk.ephemeral)
+      for (const text of [chunk.group, chunk.key, chunk.retry, chunk.meta]) text === null ? out.null() : out.text(text)
+    }
+    bytesOfChunk.push(out.payloadBytes - before)
+    if (out.length >= 192 * 1024) {
+      yield out.take()
+      out = new CopyBuffer(256 * 1024)
+    }
+  }
+  if (out.length > 0) yield out.take()
+}
+
+/** Chunks as the functions read them. Payloads are JSON already, so they are put in as they are. */
+function chunksJson(chunks: readonly NewChunk[], withPayloads: boolean, bytes?: readonly number[]): string {
+  const parts = chunks.map((chunk, at) => {
+    const size = bytes?.[at] ?? chunk.payloads.reduce((sum, payload) => sum + Buffer.byteLength(payload), 0)
+    let json = `{"f":${chunk.firstId},"c":${chunk.count},"q":${chunk.queueId},"t":${chunk.taskId},"p":${chunk.priority},"b":${size},"m":${chunk.maxAttempts}`
+    if (chunk.runAtMs !== null) json += `,"r":${chunk.runAtMs}`
+    if (chunk.group !== null) json += `,"g":${JSON.stringify(chunk.group)}`
+    if (withPayloads) {
+      if (chunk.expiresAtMs !== null) json += `,"e":${chunk.expiresAtMs}`
+      if (chunk.timeoutMs !== null) json += `,"o":${chunk.timeoutMs}`
+      if (chunk.retry !== null) json += `,"y":${chunk.retry}`
+      if (chunk.ephemeral) json += ',"x":true'
+      if (chunk.meta !== null) json += `,"a":${chunk.meta}`
+      if (chunk.key !== null) json += `,"k":${JSON.stringify(chunk.key)}`
+      json += `,"d":[${chunk.payloads.join(',')}]`
+    }
+    return `${json}}`
+  })
+  return `[${parts.join(',')}]`
+}
+
+function rowsWithout(flush: Flush, lost: ReadonlySet<number>): Buffer[] {
+  const pieces: Buffer[] = []
+  for (let at = 0; at < flush.rowCount; at++) {
+    if (lost.has(flush.rowLeases[at]!)) continue
+    pieces.push(flush.rows.subarray(at === 0 ? 0 : flush.rowEnds[at - 1]!, flush.rowEnds[at]!))
+  }
+  return pieces
+}
+
+function restJson(flush: Flush, lost: ReadonlySet<number>): string | null {
+  const mine = <T extends { leaseId: number }>(items: readonly T[]) =>
+    lost.size === 0 ? items : items.filter((item) => !lost.has(item.leaseId))
+  const finished = mine(flush.finished)
+  const rest = {
+    retries: mine(flush.retries).map((item) => ({
+      j: item.jobId,
+      d: item.delayMs,
+      a: item.attempt,
+      r: item.run,
+      s: item.rescues,
+    })),
+    deads: mine(flush.deads).map((item) => ({
+      j: item.jobId,
+      c: item.code,
+      e: JSON.parse(item.reason) as unknown,
+      a: item.attempts,
+      r: item.run,
+    })),
+    releases: mine(flush.releases).map((item) => ({
+      l: item.leaseId,
+      f: item.firstId,
+      n: item.count,
+      a: item.attempt,
+      r: item.run,
+      s: item.rescues,
+      k: item.rank,
+      q: item.seq,
+    })),
+    keyed: finished.filter((item) => item.keyed).map((item) => item.jobId),
+    grouped: finished.filter((item) => item.group !== null).map((item) => item.jobId),
+    ephemeral: finished.filter((item) => item.ephemeral).map((item) => item.jobId),
+    running: mine(flush.running).map((item) => ({
+      l: item.leaseId,
+      j: item.jobId,
+      r: item.run,
+      n: item.lane,
+      t: item.startedAtMs,
+      p: item.progress === null ? null : (JSON.parse(item.progress) as unknown),
+    })),
+  }
+  const empty = Object.values(rest).every((items) => items.length === 0)
+  return empty ? null : JSON.stringify(rest)
+}

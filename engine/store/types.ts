@@ -1,0 +1,149 @@
+// What the store gives and takes, in the words of the engine. No other file sees rows of PostgreSQL.
+
+/** One claimed chunk: `count` jobs with consecutive ids from `firstId` that share everything named here. */
+export interface ClaimedChunk {
+  /** The fencing token: every report about these jobs carries it. */
+  readonly leaseId: number
+  readonly firstId: number
+  readonly count: number
+  readonly queueId: number
+  readonly queue: string
+  readonly task: string
+  /** Place in the queue, for giving back in place: lower comes first, then the lower `seq`. */
+  readonly rank: number
+  readonly seq: number
+  /** Charged attempts so far plus this one, from 1. */
+  readonly attempt: number
+  /** Holdings so far plus this one, from 1; never reset. */
+  readonly run: number
+  /** Holders that died with it. */
+  readonly rescues: number
+  readonly maxAttempts: number
+  /** Null: the task's own limit counts. 0: no limit. */
+  readonly timeoutMs: number | null
+  /** Wall clock of the database. */
+  readonly expiresAtMs: number | null
+  readonly createdAtMs: number
+  readonly dueAtMs: number
+  readonly keyed: boolean
+  readonly ephemeral: boolean
+  readonly group: string | null
+  /** Retry policy given at enqueue as JSON text; null: the task's own counts. */
+  readonly retry: string | null
+  /** JSON texts joined by U+001E. */
+  readonly payloads: string
+  /** The same with '' where a job has none; null when none has. */
+  readonly metas: string | null
+}
+
+export interface ClaimRequest {
+  readonly nodeId: number
+  /** Queues in the order in which they are asked. */
+  readonly queueIds: readonly number[]
+  /** Tasks that this node knows; null takes any. */
+  readonly taskIds: readonly number[] | null
+  readonly jobsMax: number
+  readonly bytesMax: number
+  /** Only jobs of this group; null takes any. */
+  readonly group: string | null
+}
+
+export interface RetryItem {
+  readonly leaseId: number
+  readonly jobId: number
+  readonly delayMs: number
+  /** Of the next holding. */
+  readonly attempt: number
+  readonly run: number
+  readonly rescues: number
+}
+
+export interface DeadItem {
+  readonly leaseId: number
+  readonly jobId: number
+  readonly code: string
+  /** JSON text. */
+  readonly reason: string
+  readonly attempts: number
+  readonly run: number
+}
+
+export interface ReleaseItem {
+  readonly leaseId: number
+  readonly firstId: number
+  readonly count: number
+  readonly attempt: number
+  readonly run: number
+  readonly rescues: number
+  readonly rank: number
+  readonly seq: number
+}
+
+/** A job that ended for good and has something to let go: a key, a group's turn, or its own row. */
+export interface FinishedItem {
+  readonly leaseId: number
+  readonly jobId: number
+  readonly queueId: number
+  readonly keyed: boolean
+  readonly ephemeral: boolean
+  readonly group: string | null
+}
+
+/** A long attempt, visible while it runs. */
+export interface RunningItem {
+  readonly leaseId: number
+  readonly jobId: number
+  readonly run: number
+  readonly lane: number
+  readonly startedAtMs: number
+  /** JSON text. */
+  readonly progress: string | null
+}
+
+/** What one transaction settles. */
+export interface Flush {
+  /** Rises by 1 per flush of one node: sending the same flush again after a lost answer is harmless. */
+  readonly no: number
+  /** Binary COPY tuples of `attempt`, without the file's header and trailer. */
+  readonly rows: Buffer
+  readonly rowEnds: Uint32Array
+  readonly rowLeases: Float64Array
+  readonly rowCount: number
+  /** Per lease: how many of its jobs end with this flush, rows and releases alike. */
+  readonly leaseIds: readonly number[]
+  readonly leaseDone: readonly number[]
+  readonly retries: readonly RetryItem[]
+  readonly deads: readonly DeadItem[]
+  readonly releases: readonly ReleaseItem[]
+  readonly finished: readonly FinishedItem[]
+  readonly running: readonly RunningItem[]
+}
+
+export interface FlushResult {
+  /** Leases that were no longer ours: nothing about them was written. */
+  readonly staleLeases: readonly number[]
+  /** True when an earlier try of this flush had committed. */
+  readonly alreadyDone: boolean
+}
+
+/** One chunk to enqueue: jobs that share all options, with consecutive ids from `firstId`. */
+export interface NewChunk {
+  readonly firstId: number
+  readonly count: number
+  readonly queueId: number
+  readonly taskId: number
+  readonly priority: number
+  /** Null: now, by the database's clock. */
+  readonly runAtMs: number | null
+  readonly expiresAtMs: number | null
+  readonly maxAttempts: number
+  readonly timeoutMs: number | null
+  readonly retry: string | null
+  readonly group: string | null
+  /** A chunk with a key is a chunk of one. */
+  readonly key: string | null
+  readonly ephemeral: boolean
+  readonly meta: string | null
+  /** JSON texts, `count` of them. */
+  readonly payloads: readonly string[]
+}

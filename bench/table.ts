@@ -1,0 +1,20 @@
+// Every benchmark, in the order in which they run: the small ones first, while the process is fresh.
+
+import * as drain from './drain.bench.ts'
+import * as enqueue from './enqueue.bench.ts'
+import type { Harness } from './harness.ts'
+import * as latency from './latency.bench.ts'
+import * as scaling from './scaling.bench.ts'
+import * as snapshot from './snapshot.bench.ts'
+import * as sustained from './sustained.bench.ts'
+
+export interface Bench {
+  readonly name: string
+  /** What it measures, for the head of its table. */
+  readonly says: string
+  /** The cases of the specification that it is, for titles of tests. */
+  readonly cases?: string
+  run(harness: Harness): Promise<void>
+}
+
+export const benches: readonly Bench[] = [enqueue, drain, sustained, latency, snapshot, scaling]

@@ -57,7 +57,7 @@ test('[CS-001] the defaults of the scheduler are positive and valid', () => {
 test('[CS-002] the defaults of the syncer are positive and valid', () => {
   const { values } = loadConfig()
   const names = numbersOf('syncer')
-  assert.equal(names.length, 5)
+  assert.equal(names.length, 6)
   for (const name of names) assert.ok((values[name] as number) > 0, name)
   assert.equal(values.flushRows, 500)
   assert.ok(values.flushEveryMs <= 1_000)
@@ -157,7 +157,7 @@ test('times, sizes, lists and switches can be written as people write them', () 
       stopTimeoutMs: '1.5m',
       statementTimeoutMs: '10s',
       claimBytesMax: '8MiB',
-      ringBytes: '64k',
+      ringBytes: '256k',
       heldMax: '12,000',
       queues: 'mail, video',
       listen: 'off',
@@ -167,7 +167,7 @@ test('times, sizes, lists and switches can be written as people write them', () 
   assert.equal(values.stopTimeoutMs, 90_000)
   assert.equal(values.statementTimeoutMs, 10_000)
   assert.equal(values.claimBytesMax, 8 * 1024 * 1024)
-  assert.equal(values.ringBytes, 65_536)
+  assert.equal(values.ringBytes, 262_144)
   assert.equal(values.heldMax, 12_000)
   assert.deepEqual(values.queues, ['mail', 'video'])
   assert.equal(loadConfig({ flags: { queues: '*' } }).values.queues, null)

@@ -19,7 +19,9 @@ export interface EnqueueOptions {
   maxAttempts?: number
   timeoutMs?: number
   group?: string
-  key?: string
+  idempotencyKey?: string
+  onDuplicate?: 'reject' | 'ignore'
+  ephemeral?: boolean
   expiresAt?: Date
 }
 
@@ -29,7 +31,7 @@ export interface Producer {
     task: string,
     payloads: readonly unknown[],
     options?: EnqueueOptions,
-  ): Promise<{ ids: readonly { first: number; count: number }[]; count: number }>
+  ): Promise<{ ranges: readonly { first: number; count: number }[]; count: number }>
 }
 
 export interface Client extends Producer {

@@ -13,7 +13,7 @@ export interface EnqueueFlags extends EnqueueOptions {
 
 export async function enqueue(cli: Cli, task: string, json: string | undefined, flags: EnqueueFlags): Promise<void> {
   const { count, ...options } = flags
-  if (count !== undefined && options.key !== undefined && count > 1) {
+  if (count !== undefined && options.idempotencyKey !== undefined && count > 1) {
     throw new EngineError(
       'VALIDATION',
       '--key and --count exclude each other: only one unfinished job may hold a key',
@@ -28,11 +28,11 @@ export async function enqueue(cli: Cli, task: string, json: string | undefined, 
   const payload = json === undefined ? null : readJson(json)
   await withClient(cli, async (client) => {
     if (count === undefined) return one(cli, await client.enqueue(task, payload, options), task)
-    const { ids, count: written } = await client.enqueueMany(task, new Array(count).fill(payload), options)
-    if (cli.terminal.json) return cli.terminal.record({ task, count: written, ids })
-    const ranges = ids.map(({ first, count: n }) => (n === 1 ? `${first}` : `${first} to ${first + n - 1}`))
-    const more = ranges.length > 3 ? ` and ${ranges.length - 3} more ranges` : ''
-    cli.terminal.print(`Enqueued ${plural(written, 'job')} of ${task}: ${ranges.slice(0, 3).join(', ')}${more}`)
+    const { ranges, count: written } = await client.enqueueMany(task, new Array(count).fill(payload), options)
+    if (cli.terminal.json) return cli.terminal.record({ task, count: written, ranges })
+    const said = ranges.map(({ first, count: n }) => (n === 1 ? `${first}` : `${first} to ${first + n - 1}`))
+    const more = said.length > 3 ? ` and ${said.length - 3} more ranges` : ''
+    cli.terminal.print(`Enqueued ${plural(written, 'job')} of ${task}: ${said.slice(0, 3).join(', ')}${more}`)
   })
 }
 

@@ -1,7 +1,7 @@
 // The commands, their arguments and their flags, as one list that reads like the manual. Every setting is a flag of
 // every command; help shows those that matter for it.
 
-import { Command } from 'commander'
+import { Command, Option } from 'commander'
 import { flagOf, SETTING_NAMES, type SettingName, settingOf } from '../config/settings.ts'
 import type { DeadFilter, JobFilter } from './api.ts'
 import { cancel } from './cancel.ts'
@@ -22,6 +22,13 @@ import { stats } from './stats.ts'
 export interface Outcome {
   /** Exit code of the command that ran. */
   code: number
+}
+
+/** Flags of `enqueue` that have a longer name inside. */
+interface Shorthands {
+  delay?: number
+  timeout?: number
+  key?: string
 }
 
 /** The whole program; the command that runs writes its exit code into `outcome`. */
@@ -94,10 +101,15 @@ export function buildProgram(cli: Cli, outcome: Outcome): Command {
     .option('--timeout <time>', 'time that one try may take', durationFrom('--timeout', 2 ** 31 - 1))
     .option('--group <name>', 'jobs of a group run one after the other, in order', nameFrom('--group'))
     .option('--key <text>', 'idempotency key: one unfinished job holds it at most', nameFrom('--key'))
+    .addOption(
+      new Option('--on-duplicate <what>', 'what a taken key means').choices(['reject', 'ignore']).default('reject'),
+    )
+    .option('--ephemeral', 'leave no trace once it is completed')
     .action(async (task: string, json: string | undefined, _: unknown, command: Command) => {
-      const { delay, timeout, ...flags } = command.opts<EnqueueFlags & { delay?: number; timeout?: number }>()
+      const { delay, timeout, key, ...flags } = command.opts<EnqueueFlags & Shorthands>()
       if (delay !== undefined) flags.delayMs = delay
       if (timeout !== undefined) flags.timeoutMs = timeout
+      if (key !== undefined) flags.idempotencyKey = key
       ran(await enqueue(cli, task, json, flags))
     })
 

@@ -66,6 +66,13 @@ export const SETTINGS = {
     max: HOUR,
     about: 'PostgreSQL ends a statement of the engine that runs longer.',
   }),
+  enqueueTimeoutMs: duration({
+    part: 'database',
+    default: 30 * SECOND,
+    min: 100,
+    max: HOUR,
+    about: 'How long an enqueue keeps trying while PostgreSQL does not answer.',
+  }),
 
   // tasks
   tasks: path({
@@ -133,10 +140,17 @@ export const SETTINGS = {
   ringBytes: bytes({
     part: 'threads',
     default: MiB,
-    min: 16 * KiB,
-    max: 256 * MiB,
+    min: 128 * KiB,
+    max: 1_024 * MiB,
     powerOfTwo: true,
     about: 'Shared memory of each thread for its reports; a full ring makes its thread wait, nothing is lost.',
+  }),
+  loadTimeoutMs: duration({
+    part: 'threads',
+    default: 30 * SECOND,
+    min: 100,
+    max: HOUR,
+    about: 'How long the import of a task file may take before the file counts as broken.',
   }),
   recycleAfterJobs: whole({
     part: 'threads',
@@ -270,6 +284,13 @@ export const SETTINGS = {
     min: 1,
     max: 10_000_000,
     about: 'Finished attempts that may wait for PostgreSQL; claiming pauses well before.',
+  }),
+  updatesBytesMax: bytes({
+    part: 'syncer',
+    default: 64 * MiB,
+    min: MiB,
+    max: 16_384 * MiB,
+    about: 'The same in bytes, results included.',
   }),
   statsFlushRows: whole({
     part: 'syncer',

@@ -1,0 +1,374 @@
+// The jobs that this node holds: arriving, waiting for their time, waiting for a lane, leaving. A job is a slot; what it
+// shares with its chunk is the holding. Every way out goes through end(), so nothing is counted twice or left behind.
+
+import type { TaskInfo } from '../../threads/lanes.ts'
+import type { Clock } from '../base/clock.ts'
+import { NO_SLOT, Slots } from '../orchestrator/slots.ts'
+import { EVENT, NO_STATE, nextCode, STATE } from '../orchestrator/states.ts'
+import type { ClaimedChunk } from '../store/types.ts'
+import { Dispatcher } from './dispatch.ts'
+import { Heap } from './heap.ts'
+import { GONE, Holding, type Span } from './holding.ts'
+import { MODE } from './lane-state.ts'
+import type { SchedulerNeeds } from './needs.ts'
+import { Pending } from './pending.ts'
+import { Counters, Histograms } from './stats.ts'
+import { Suspects } from './suspects.ts'
+import { TaskState } from './task-state.ts'
+
+/** Bits of a slot's flags. */
+export const FLAG = {
+  /** Its start was reported. */
+  started: 1,
+  /** Its signal was fired, and why. */
+  timeout: 2,
+  cancel: 4,
+  stop: 8,
+} as const
+
+/** The signal was fired, whatever the reason. */
+export const ABORTED = FLAG.timeout | FLAG.cancel | FLAG.stop
+
+/** Room for jobs that come although they were not asked for; beyond it they are given back at once. */
+const SLOTS_PER_HELD = 2
+
+/** The loop's one reading of the clocks, renewed at the start of everything that comes from outside. */
+export class Now {
+  steadyMs = 0
+  wallMs = 0
+  readonly #clock: Clock
+
+  constructor(clock: Clock) {
+    this.#clock = clock
+    this.renew()
+  }
+
+  renew(): void {
+    this.steadyMs = this.#clock.steadyMs()
+    this.wallMs = this.#clock.wallMs()
+  }
+}
+
+export interface Cancellation {
+  readonly reason: string
+  readonly atMs: number
+}
+
+export class HeldJobs {
+  readonly slots: Slots<Holding>
+  readonly pending = new Pending()
+  readonly dispatcher: Dispatcher
+  readonly suspects: Suspects
+  readonly counters = new Counters()
+  readonly histograms = new Histograms()
+  readonly now: Now
+  /** Cancelled while they ran: handed over when their thread lets go. */
+  readonly cancellations = new Map<number, Cancellation>()
+  /** Last progress of a job, JSON bytes. */
+  readonly progress = new Map<number, Uint8Array>()
+  readonly #prerun = new Heap<Span>((a, b) => a.holding.chunk.dueAtMs < b.holding.chunk.dueAtMs)
+  readonly #tasks = new Map<string, TaskState>()
+  readonly #needs: SchedulerNeeds
+  #prerunJobs = 0
+  /** Called with a job's id and last state when it leaves. */
+  onEnd: ((jobId: number, state: number) => void) | null = null
+
+  constructor(needs: SchedulerNeeds, onChange: () => void) {
+    this.#needs = needs
+    this.now = new Now(needs.clock)
+    this.slots = new Slots<Holding>(Math.max(64, needs.settings.heldMax * SLOTS_PER_HELD))
+    this.dispatcher = new Dispatcher(
+      this.slots,
+      this.pending,
+      needs.lanes,
+      (span) => this.#expire(span),
+      (holding, from, to) => this.#wait(holding, from, to, to - from),
+    )
+    this.suspects = new Suspects(
+      this.slots,
+      needs.lanes.count,
+      (jobs) => needs.markRunning(jobs),
+      onChange,
+      (slot, error) => {
+        needs.log.warn({ jobId: this.slots.id[slot], error }, 'suspect.not_marked')
+        this.now.renew()
+        this.releaseOne(slot)
+      },
+    )
+  }
+
+  get held(): number {
+    return this.slots.size
+  }
+
+  get prerun(): number {
+    return this.#prerunJobs
+  }
+
+  /** Jobs that are with a lane. */
+  get outstanding(): number {
+    let sum = 0
+    for (const lane of this.dispatcher.lanes) sum += lane.outstanding
+    return sum
+  }
+
+  /** What the task files say; jobs of other tasks run with the defaults until somebody fails them. */
+  setTasks(tasks: readonly TaskInfo[]): void {
+    for (const info of tasks) this.taskOf(info.name).info = info
+  }
+
+  taskOf(name: string): TaskState {
+    let task = this.#tasks.get(name)
+    if (task === undefined) {
+      task = new TaskState(name, null)
+      this.#tasks.set(name, task)
+    }
+    return task
+  }
+
+  /** Takes claimed jobs in. */
+  arrive(chunks: readonly ClaimedChunk[]): void {
+    for (const chunk of chunks) this.#arriveOne(chunk)
+  }
+
+  /** Lets jobs whose time has come wait for a lane; at most about `max` of them. Returns how many. */
+  due(max: number): number {
+    let done = 0
+    for (let span = this.#prerun.peek(); span !== undefined && done < max; span = this.#prerun.peek()) {
+      if (span.holding.chunk.dueAtMs > this.now.wallMs) break
+      this.#prerun.shift()
+      let living = 0
+      for (let i = span.from; i < span.to; i++) {
+        const slot = span.holding.slotAt(i)
+        if (slot === GONE) continue
+        this.slots.state[slot] = nextCode(this.slots.state[slot]!, EVENT.due)
+        this.slots.heartbeatSteadyMs[slot] = this.now.steadyMs
+        living++
+      }
+      this.#prerunJobs -= living
+      this.#wait(span.holding, span.from, span.to, living)
+      done += span.to - span.from
+    }
+    return done
+  }
+
+  /** Wall time of the next job that becomes due; Infinity when none waits for its time. */
+  nextDueMs(): number {
+    return this.#prerun.peek()?.holding.chunk.dueAtMs ?? Number.POSITIVE_INFINITY
+  }
+
+  /** Feeds the lanes. */
+  dispatch(): number {
+    const { suspects } = this
+    if (!suspects.isEmpty) {
+      let alone = 0
+      for (const lane of this.dispatcher.lanes) if (lane.mode === MODE.alone) alone++
+      suspects.step(alone)
+    }
+    return this.dispatcher.dispatch(this.now.steadyMs, this.now.wallMs, suspects.ready)
+  }
+
+  /** Moves a slot along the table of states; false when the event cannot happen in its state. */
+  step(slot: number, event: number): boolean {
+    const to = nextCode(this.slots.state[slot]!, event)
+    if (to === NO_STATE) return false
+    this.slots.state[slot] = to
+    return true
+  }
+
+  /** The job leaves this node's memory. Its outcome has been handed over, or is nobody's business any more. */
+  end(slot: number): void {
+    const { slots } = this
+    const holding = slots.ref[slot]!
+    const jobId = slots.id[slot]!
+    holding.setSlot(jobId - holding.chunk.firstId, GONE)
+    if (slots.lane[slot] !== -1)
+      this.dispatcher.left(slot, (slots.flags[slot]! & FLAG.started) !== 0, this.now.steadyMs)
+    if (this.cancellations.size > 0) this.cancellations.delete(slot)
+    if (this.progress.size > 0) this.progress.delete(slot)
+    const state = slots.state[slot]!
+    slots.free(slot)
+    this.onEnd?.(jobId, state)
+  }
+
+  /**
+   * Ends a job for somebody who asked. One that runs is told by its signal, keeps its lane until its thread lets go,
+   * and is a cancelled job from now on. False: no such job, or it has ended already.
+   */
+  cancel(jobId: number, reason: string): boolean {
+    const { slots, now } = this
+    const slot = slots.of(jobId)
+    if (slot === NO_SLOT) return false
+    const before = slots.state[slot]!
+    const lane = slots.lane[slot]!
+    if (lane !== -1 && (slots.flags[slot]! & FLAG.started) === 0)
+      this.dispatcher.takeBack(this.dispatcher.lanes[lane]!, now.steadyMs)
+    if (!this.step(slot, EVENT.cancel)) return false
+    this.counters.cancelled++
+    const holding = slots.ref[slot]!
+    if (slots.lane[slot] === -1) {
+      this.#forget(slot, before)
+      this.#needs.outcomes.cancelled(holding.chunk, jobId, -1, 0, now.wallMs, reason)
+      this.end(slot)
+      return true
+    }
+    this.cancellations.set(slot, { reason, atMs: now.wallMs })
+    slots.flags[slot]! |= FLAG.cancel
+    slots.deadlineSteadyMs[slot] = now.steadyMs + graceOf(holding)
+    this.#needs.lanes.abort(lane, slot, slots.generation[slot]!, 'cancelled')
+    return true
+  }
+
+  /** Gives back one job that had not started. */
+  releaseOne(slot: number): void {
+    const holding = this.slots.ref[slot]!
+    const index = this.slots.id[slot]! - holding.chunk.firstId
+    this.releaseSpan({ holding, from: index, to: index + 1, sinceSteadyMs: 0 })
+  }
+
+  /** Gives back the jobs of a span that nobody waits for any more. Returns how many. */
+  releaseSpan(span: Span): number {
+    const { holding } = span
+    let released = 0
+    for (let from = span.from; from < span.to; from++) {
+      if (holding.slotAt(from) === GONE) continue
+      let to = from
+      while (to < span.to && holding.slotAt(to) !== GONE) {
+        const slot = holding.slotAt(to++)
+        this.step(slot, EVENT.release)
+        this.end(slot)
+      }
+      const { chunk } = holding
+      this.#needs.outcomes.release(chunk, chunk.firstId + from, to - from, false, -1, 0, this.now.wallMs)
+      released += to - from
+      from = to
+    }
+    this.counters.released += released
+    return released
+  }
+
+  /** Gives back everything that has not started: what waits here and what lanes have not taken. */
+  releaseWaiting(): number {
+    for (const lane of this.dispatcher.lanes)
+      if (lane.outstanding > 0) this.dispatcher.takeBack(lane, this.now.steadyMs)
+    let released = 0
+    for (const span of [...this.pending.drain(), ...this.#prerun.drain(), ...this.suspects.drain()])
+      released += this.releaseSpan(span)
+    this.#prerunJobs = 0
+    return released
+  }
+
+  /**
+   * Gives back what has waited for `afterMs` and lies beyond what the lanes will get done in that time, the last in
+   * order first, so that other nodes have it. Returns how many.
+   */
+  releaseSurplus(afterMs: number): number {
+    const { now, pending } = this
+    let released = 0
+    let allowedMs = this.dispatcher.lanes.length * afterMs
+    for (const group of pending.groups) {
+      if (group.waiting === 0) continue
+      const { task } = group
+      const costMs = task.known ? task.costMs : afterMs
+      const keep = costMs >= afterMs ? 0 : Math.floor(allowedMs / costMs)
+      allowedMs -= Math.min(keep, group.waiting) * costMs
+      if (group.waiting > keep) released += this.#releaseBack(group, keep, now.steadyMs - afterMs)
+    }
+    return released
+  }
+
+  /** Everything goes, without a word to anybody: the leases are somebody else's now. */
+  drop(): void {
+    for (const slot of [...this.slots.all()]) this.end(slot)
+    this.pending.drain()
+    this.#prerun.drain()
+    this.suspects.drain()
+    this.#prerunJobs = 0
+  }
+
+  #arriveOne(chunk: ClaimedChunk): void {
+    const { now, slots } = this
+    const holding = new Holding(chunk, this.taskOf(chunk.task))
+    const early = chunk.dueAtMs > now.wallMs
+    const state = early ? STATE.prerun : STATE.pending
+    let living = 0
+    for (let i = 0; i < chunk.count; i++) {
+      const slot = slots.create(chunk.firstId + i, holding, state, now.steadyMs)
+      if (slot === NO_SLOT) {
+        this.#refuse(chunk, i)
+        continue
+      }
+      holding.setSlot(i, slot)
+      living++
+    }
+    this.counters.arrived += living
+    if (chunk.expiresAtMs !== null && chunk.expiresAtMs <= now.wallMs) {
+      this.#expire({ holding, from: 0, to: chunk.count, sinceSteadyMs: 0 }, false)
+    } else if (early) {
+      this.#prerunJobs += living
+      this.#prerun.push({ holding, from: 0, to: chunk.count, sinceSteadyMs: now.steadyMs })
+    } else this.#wait(holding, 0, chunk.count, living)
+  }
+
+  /** No room, or this node holds the job already under an older lease: back it goes, uncharged. */
+  #refuse(chunk: ClaimedChunk, index: number): void {
+    this.counters.released++
+    this.#needs.outcomes.release(chunk, chunk.firstId + index, 1, false, -1, 0, this.now.wallMs)
+  }
+
+  #wait(holding: Holding, from: number, to: number, living: number): void {
+    if (living === 0) return
+    const { steadyMs } = this.now
+    if (holding.chunk.rescues > 0) this.suspects.add({ holding, from, to, sinceSteadyMs: steadyMs })
+    else this.pending.add(holding, from, to, living, steadyMs)
+  }
+
+  /** A job leaves the place where it waits. */
+  #forget(slot: number, stateBefore: number): void {
+    const holding = this.slots.ref[slot]!
+    if (stateBefore === STATE.prerun) this.#prerunJobs--
+    else if (holding.chunk.rescues === 0) this.pending.forget(holding)
+  }
+
+  #expire(span: Span, counted = true): void {
+    const { holding } = span
+    let ended = 0
+    for (let i = span.from; i < span.to; i++) {
+      const slot = holding.slotAt(i)
+      if (slot === GONE) continue
+      this.step(slot, EVENT.fail)
+      this.#needs.outcomes.expired(holding.chunk, holding.chunk.firstId + i, this.now.wallMs)
+      if (counted) this.pending.forget(holding)
+      this.end(slot)
+      ended++
+    }
+    this.counters.expired += ended
+    this.counters.dead += ended
+  }
+
+  #releaseBack(group: Pending['groups'][number], keep: number, sinceBefore: number): number {
+    const spans = group.spans.drain().sort((a, b) => (group.spans.isBefore(a, b) ? -1 : 1))
+    let released = 0
+    let excess = group.waiting - keep
+    for (let at = spans.length - 1; at >= 0; at--) {
+      const span = spans[at]!
+      if (excess <= 0 || span.sinceSteadyMs > sinceBefore) continue
+      const from = Math.max(span.from, span.to - excess)
+      const gone = this.releaseSpan({ ...span, from })
+      span.to = from
+      excess -= gone
+      released += gone
+    }
+    for (const span of spans) if (span.from < span.to) group.spans.push(span)
+    this.pending.count(group, -released)
+    return released
+  }
+}
+
+/** Milliseconds between a job's signal and the end of its thread. */
+export function graceOf(holding: Holding): number {
+  return holding.task.info?.graceMs ?? GRACE_MS
+}
+
+/** Of a task that no file declares. */
+const GRACE_MS = 5_000

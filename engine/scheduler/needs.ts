@@ -1,0 +1,146 @@
+// What the scheduler needs from others and never imports: lanes that run jobs, somebody who writes outcomes, an inbox,
+// the index of coming runs. The composition root (engine/engine.ts) hands them over.
+
+import type { Lanes } from '../../threads/lanes.ts'
+import type { Clock } from '../base/clock.ts'
+import type { Log } from '../base/log.ts'
+import type { Settings } from '../config/settings.ts'
+import type { State } from '../orchestrator/states.ts'
+import type { ClaimedChunk } from '../store/types.ts'
+import type { Message } from './messages.ts'
+
+export type SchedulerSettings = Pick<
+  Settings,
+  | 'heldMax'
+  | 'loopIdleMs'
+  | 'preScheduleMs'
+  | 'graceMs'
+  | 'orchestratorHeartbeatMs'
+  | 'missedHeartbeatsMax'
+  | 'defaultTimeoutMs'
+>
+
+export interface SchedulerNeeds {
+  readonly clock: Clock
+  readonly log: Log
+  readonly settings: SchedulerSettings
+  readonly lanes: Lanes
+  readonly outcomes: Outcomes
+  /** Messages of the main thread's own senders. Without one there are none. */
+  readonly inbox?: Inbox
+  /** Occurrences of schedules. Without it the duty "schedule due" knows only jobs. */
+  readonly occurrences?: Occurrences
+  /** A durable note that these jobs are about to run, for jobs that were held by somebody who died. */
+  markRunning(jobs: readonly MarkedJob[]): Promise<void>
+  /** wanted() has grown from nothing, or by a lot: a good moment to claim. */
+  onRoom(): void
+  /** The message `shutdown` came, or the loop cannot go on: stop the engine. */
+  onShutdown?(reason: string): void
+  /** A line of a handler's own log: JSON bytes, valid only during the call. */
+  onJobLog?(chunk: ClaimedChunk, jobId: number, bytes: Uint8Array, start: number, end: number): void
+  /** Where statistics of an iteration go, at most one call per loopIdleMs. */
+  onIteration?(stats: IterationStats): void
+  /** Runs `fn` soon without starving the event loop; default setImmediate. */
+  readonly turn?: (fn: () => void) => void
+  /** Dice for jitter, [0, 1); default Math.random. */
+  readonly random?: () => number
+}
+
+export interface MarkedJob {
+  readonly chunk: ClaimedChunk
+  readonly jobId: number
+}
+
+/** Who writes outcomes. Every call copies what it needs before it returns. */
+export interface Outcomes {
+  /** False when the writer is behind: nothing new is claimed then, what runs is still taken. */
+  hasRoom(): boolean
+  /** Finished for good; bytes [start, end) are the JSON result, none when equal. */
+  completed(
+    chunk: ClaimedChunk,
+    jobId: number,
+    lane: number,
+    startedAtMs: number,
+    finishedAtMs: number,
+    bytes: Uint8Array,
+    start: number,
+    end: number,
+  ): void
+  /** Failed or timed out with an error as JSON bytes; then a retry after delayMs, or a dead letter when it is negative. */
+  failed(
+    chunk: ClaimedChunk,
+    jobId: number,
+    outcome: 'f' | 't',
+    code: string,
+    lane: number,
+    startedAtMs: number,
+    finishedAtMs: number,
+    bytes: Uint8Array,
+    start: number,
+    end: number,
+    delayMs: number,
+  ): void
+  /** startedAtMs 0: it never started. */
+  cancelled(chunk: ClaimedChunk, jobId: number, lane: number, startedAtMs: number, atMs: number, reason: string): void
+  expired(chunk: ClaimedChunk, jobId: number, atMs: number): void
+  /** Jobs firstId .. firstId + count - 1 go back in place, uncharged. started: they had begun. */
+  release(
+    chunk: ClaimedChunk,
+    firstId: number,
+    count: number,
+    started: boolean,
+    lane: number,
+    startedAtMs: number,
+    atMs: number,
+  ): void
+  /** A long job's visible state. */
+  running(chunk: ClaimedChunk, jobId: number, lane: number, startedAtMs: number, progress: Uint8Array | null): void
+}
+
+/** The queue of the main thread's senders, as the loop reads it. */
+export interface Inbox {
+  /** The oldest message, or undefined when there is none. */
+  tryReceive(): Message | undefined
+  depth(): number
+  updateDepthStats(): void
+}
+
+/** Occurrences of schedules: the index that says when, and who makes a job of one. */
+export interface Occurrences {
+  /** Runs in time order, half open [startMs, endMs); engine/schedule's RunIndex is one. */
+  readonly index: {
+    readonly length: number
+    query(startMs: number, endMs: number, visit: (schedule: { readonly id: string }, dueMs: number) => void): number
+  }
+  /** A run was put into memory: see to its durable side (who wins, which job). Answers come as messages by its run id. */
+  launch(run: LaunchedRun): void
+  /** A change of state to be written; false: the buffer is over its limit and the loop must stop. */
+  update(update: RunUpdate): boolean
+}
+
+export interface LaunchedRun {
+  readonly runId: string
+  readonly scheduleId: string
+  readonly scheduledAtMs: number
+}
+
+export interface RunUpdate {
+  /** Unique per update, so that writing one twice is harmless. */
+  readonly updateId: string
+  readonly runId: string
+  readonly scheduleId: string
+  readonly scheduledAtMs: number
+  readonly status: State
+  readonly atMs: number
+  readonly success: boolean | null
+  readonly error: string | null
+}
+
+export interface IterationStats {
+  readonly timestampMs: number
+  readonly durationMs: number
+  readonly activeOrchestrators: number
+  readonly indexSize: number
+  readonly inboxDepth: number
+  readonly messagesProcessed: number
+}

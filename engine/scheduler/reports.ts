@@ -1,0 +1,296 @@
+// What the threads report, applied to the orchestrators, and what follows: hand the outcome over, decide on a retry,
+// let the slot go. Reports come in the order in which a lane wrote them; one about a slot that has changed hands is
+// late, counted, and changes nothing.
+
+import type { LaneLost, ReportSink } from '../../threads/lanes.ts'
+import type { RetryPolicy } from '../base/task.ts'
+import { retryDelayMs } from '../orchestrator/retry.ts'
+import { NO_SLOT } from '../orchestrator/slots.ts'
+import { EVENT, STATE } from '../orchestrator/states.ts'
+import { FLAG, type HeldJobs } from './held-jobs.ts'
+import type { Holding } from './holding.ts'
+import { MODE } from './lane-state.ts'
+import type { SchedulerNeeds } from './needs.ts'
+import type { Watch } from './watch.ts'
+
+/** Of a job whose task and enqueue name none. */
+const DEFAULT_POLICY: RetryPolicy = { kind: 'exponential' }
+/** A job that was let go this often because a neighbour's thread died is charged all the same: it may be the one. */
+const UNCHARGED_RUNS_MAX = 5
+
+export class Reports implements ReportSink {
+  readonly #jobs: HeldJobs
+  readonly #needs: SchedulerNeeds
+  readonly #watch: Watch
+  readonly #random: () => number
+  /** Recent mean of what one job costs a lane; NaN until one ended. Written here, read by the scheduler. */
+  meanCostMs = Number.NaN
+
+  constructor(jobs: HeldJobs, needs: SchedulerNeeds, watch: Watch) {
+    this.#jobs = jobs
+    this.#needs = needs
+    this.#watch = watch
+    this.#random = needs.random ?? Math.random
+  }
+
+  started(_lane: number, slot: number, generation: number, atMs: number): void {
+    if (this.#isLate(slot, generation)) return
+    this.#begin(slot, atMs)
+  }
+
+  completed(
+    lane: number,
+    slot: number,
+    generation: number,
+    startedAtMs: number,
+    ranMs: number,
+    bytes: Uint8Array,
+    start: number,
+    end: number,
+  ): void {
+    const jobs = this.#jobs
+    if (this.#isLate(slot, generation)) return
+    const holding = this.#ran(slot, startedAtMs, ranMs)
+    if (jobs.slots.state[slot] === STATE.cancelled) {
+      this.#handCancelled(slot, holding, lane)
+      return
+    }
+    jobs.step(slot, EVENT.complete)
+    jobs.counters.completed++
+    const jobId = jobs.slots.id[slot]!
+    this.#needs.outcomes.completed(
+      holding.chunk,
+      jobId,
+      lane,
+      startedAtMs,
+      startedAtMs + Math.round(ranMs),
+      bytes,
+      start,
+      end,
+    )
+    jobs.end(slot)
+  }
+
+  failed(
+    lane: number,
+    slot: number,
+    generation: number,
+    startedAtMs: number,
+    ranMs: number,
+    retryable: boolean,
+    bytes: Uint8Array,
+    start: number,
+    end: number,
+  ): void {
+    const jobs = this.#jobs
+    if (this.#isLate(slot, generation)) return
+    const holding = this.#ran(slot, startedAtMs, ranMs)
+    if (jobs.slots.state[slot] === STATE.cancelled) {
+      this.#handCancelled(slot, holding, lane)
+      return
+    }
+    const flags = jobs.slots.flags[slot]!
+    if (flags & FLAG.timeout)
+      this.#charge(slot, 't', 'TASK_TIMED_OUT', true, startedAtMs + Math.round(ranMs), bytes, start, end)
+    else if (flags & FLAG.stop) this.#release(slot)
+    else {
+      const code = codeIn(bytes, start, end)
+      this.#charge(slot, 'f', code, retryable, startedAtMs + Math.round(ranMs), bytes, start, end)
+    }
+  }
+
+  heartbeat(_lane: number, slot: number, generation: number, _atMs: number): void {
+    if (this.#isLate(slot, generation)) return
+    this.#beat(slot)
+  }
+
+  progress(_lane: number, slot: number, generation: number, bytes: Uint8Array, start: number, end: number): void {
+    if (this.#isLate(slot, generation)) return
+    this.#jobs.progress.set(slot, new Uint8Array(bytes.subarray(start, end)))
+    this.#beat(slot)
+  }
+
+  log(_lane: number, slot: number, generation: number, bytes: Uint8Array, start: number, end: number): void {
+    if (this.#isLate(slot, generation)) return
+    const { slots } = this.#jobs
+    this.#needs.onJobLog?.(slots.ref[slot]!.chunk, slots.id[slot]!, bytes, start, end)
+  }
+
+  /** A thread is gone: what it had not taken waits again, what it ran is charged to whoever is guilty. */
+  lost(lost: LaneLost): void {
+    const jobs = this.#jobs
+    const { slots } = jobs
+    const lane = jobs.dispatcher.lanes[lost.lane]!
+    const alone = lane.mode !== MODE.shared
+    const { guilty } = lane
+    jobs.counters.lanesLost++
+    jobs.dispatcher.requeue(lost.notTaken, jobs.now.steadyMs)
+    const onlyOne = lane.outstanding === 1
+    const bytes = errorBytes(lost.code, lost.message)
+    while (lane.head !== NO_SLOT) {
+      const slot = lane.head
+      if ((slots.flags[slot]! & FLAG.started) === 0) this.#begin(slot, jobs.now.wallMs)
+      const holding = slots.ref[slot]!
+      const flags = slots.flags[slot]!
+      if (slots.state[slot] === STATE.cancelled) this.#handCancelled(slot, holding, lost.lane)
+      else if (flags & FLAG.stop) this.#release(slot)
+      else if (guilty === NO_SLOT ? alone || onlyOne || isWornOut(holding) : slot === guilty) {
+        const outcome = flags & FLAG.timeout ? 't' : 'f'
+        this.#charge(slot, outcome, lost.code, true, jobs.now.wallMs, bytes, 0, bytes.length)
+      } else this.#release(slot)
+    }
+  }
+
+  #begin(slot: number, atMs: number): void {
+    const jobs = this.#jobs
+    const { slots, now } = jobs
+    if (slots.flags[slot]! & FLAG.started) return
+    const startedSteadyMs = now.steadyMs - Math.max(0, now.wallMs - atMs)
+    slots.flags[slot]! |= FLAG.started
+    slots.startedAtMs[slot] = atMs
+    slots.startedSteadyMs[slot] = startedSteadyMs
+    slots.heartbeatSteadyMs[slot] = startedSteadyMs
+    jobs.dispatcher.started(slot, startedSteadyMs)
+    jobs.counters.started++
+    jobs.histograms.waited(atMs - slots.ref[slot]!.chunk.dueAtMs)
+    if (jobs.step(slot, EVENT.start)) this.#watch.begin(slot)
+  }
+
+  /** An end report: its start may have been told by nothing else. */
+  #ran(slot: number, startedAtMs: number, ranMs: number): Holding {
+    this.#begin(slot, startedAtMs)
+    const holding = this.#jobs.slots.ref[slot]!
+    const { task } = holding
+    task.learn(ranMs)
+    const cost = task.costMs
+    this.meanCostMs = Number.isNaN(this.meanCostMs) ? cost : this.meanCostMs + (cost - this.meanCostMs) * MEAN_WEIGHT
+    this.#jobs.histograms.ran(ranMs)
+    return holding
+  }
+
+  #charge(
+    slot: number,
+    outcome: 'f' | 't',
+    code: string,
+    retryable: boolean,
+    atMs: number,
+    bytes: Uint8Array,
+    start: number,
+    end: number,
+  ): void {
+    const jobs = this.#jobs
+    const { counters, slots } = jobs
+    const holding = slots.ref[slot]!
+    const { chunk } = holding
+    const delayMs = retryDelayMs(policyOf(holding), chunk.attempt, chunk.maxAttempts, retryable, this.#random)
+    counters.failed++
+    if (outcome === 't') {
+      counters.timedOut++
+      jobs.step(slot, EVENT.time_out)
+    }
+    if (delayMs < 0) counters.dead++
+    else counters.retried++
+    jobs.step(slot, delayMs < 0 ? EVENT.fail : EVENT.retry)
+    const startedAtMs = slots.startedAtMs[slot]!
+    const lane = slots.lane[slot]!
+    const jobId = slots.id[slot]!
+    this.#needs.outcomes.failed(
+      chunk,
+      jobId,
+      outcome,
+      code,
+      lane,
+      startedAtMs,
+      Math.max(startedAtMs, atMs),
+      bytes,
+      start,
+      end,
+      delayMs,
+    )
+    jobs.end(slot)
+  }
+
+  /** It had started, and what ended it was not its fault. */
+  #release(slot: number): void {
+    const jobs = this.#jobs
+    const { slots, now } = jobs
+    jobs.step(slot, EVENT.release)
+    jobs.counters.released++
+    const { chunk } = slots.ref[slot]!
+    this.#needs.outcomes.release(
+      chunk,
+      slots.id[slot]!,
+      1,
+      true,
+      slots.lane[slot]!,
+      slots.startedAtMs[slot]!,
+      now.wallMs,
+    )
+    jobs.end(slot)
+  }
+
+  /** Its thread has let go of a job that was cancelled before: whatever it says now is late. */
+  #handCancelled(slot: number, holding: Holding, lane: number): void {
+    const jobs = this.#jobs
+    const cancellation = jobs.cancellations.get(slot)
+    jobs.counters.lateReports++
+    this.#needs.outcomes.cancelled(
+      holding.chunk,
+      jobs.slots.id[slot]!,
+      lane,
+      jobs.slots.startedAtMs[slot]!,
+      cancellation?.atMs ?? jobs.now.wallMs,
+      cancellation?.reason ?? 'cancelled',
+    )
+    jobs.end(slot)
+  }
+
+  #beat(slot: number): void {
+    const { slots, now } = this.#jobs
+    slots.heartbeatSteadyMs[slot] = now.steadyMs
+    slots.missed[slot] = 0
+  }
+
+  #isLate(slot: number, generation: number): boolean {
+    if (this.#jobs.slots.isCurrent(slot, generation)) return false
+    this.#jobs.counters.lateReports++
+    return true
+  }
+}
+
+const MEAN_WEIGHT = 1 / 50
+
+/** Runs beyond the charged ones were let go; too many of them, and the benefit of the doubt is used up. */
+function isWornOut(holding: Holding): boolean {
+  const { run, attempt, rescues } = holding.chunk
+  return run - attempt - rescues >= UNCHARGED_RUNS_MAX
+}
+
+function policyOf(holding: Holding): RetryPolicy {
+  const { retry } = holding.chunk
+  if (retry !== null) {
+    try {
+      return JSON.parse(retry) as RetryPolicy
+    } catch {
+      // written by somebody past the enqueuer; the task's own policy is the next best
+    }
+  }
+  return holding.task.info?.retry ?? DEFAULT_POLICY
+}
+
+/** The error that a thread could not write itself. */
+function errorBytes(code: string, message: string): Uint8Array {
+  return Buffer.from(JSON.stringify({ code, type: 'EngineError', message }))
+}
+
+const CODE_PREFIX = Buffer.from('{"code":"')
+const QUOTE = 0x22
+
+/** The code of an error JSON, whose first member it is; read without parsing the rest. */
+function codeIn(bytes: Uint8Array, start: number, end: number): string {
+  for (let i = 0; i < CODE_PREFIX.length; i++) if (bytes[start + i] !== CODE_PREFIX[i]) return 'TASK_THREW'
+  const from = start + CODE_PREFIX.length
+  let to = from
+  while (to < end && bytes[to] !== QUOTE) to++
+  return to > from && to < end ? String.fromCharCode(...bytes.subarray(from, Math.min(to, from + 64))) : 'TASK_THREW'
+}

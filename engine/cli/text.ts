@@ -19,7 +19,7 @@ export async function printTable(
   const used = columns.slice(0, last).reduce((sum, column, i) => sum + widest(column, rows, i) + 2, 2)
   const room = Math.max(20, terminal.columns - used)
   const table = new Table({
-    head: columns.map(({ head }) => terminal.style('dim', head)),
+    head: columns.some(({ head }) => head !== '') ? columns.map(({ head }) => terminal.style('dim', head)) : [],
     colAligns: columns.map(({ align }) => align ?? 'left'),
     chars: NO_BORDERS,
     style: { head: [], border: [], 'padding-left': 0, 'padding-right': 0 },
@@ -60,9 +60,9 @@ export function count(value: number): string {
   return Math.round(value).toLocaleString('en-US')
 }
 
-/** 3 of 4 significant digits: 0.42, 3.1, 27, 1,240. */
+/** About three digits: 0.42, 31.4, 1,240. */
 export function rate(value: number): string {
-  if (value >= 100) return count(value)
+  if (value === 0 || value >= 100) return count(value)
   return value >= 10 ? value.toFixed(1) : value.toFixed(2)
 }
 

@@ -13,7 +13,7 @@ const DAY = 24 * HOUR
 const KiB = 1_024
 const MiB = 1_024 * KiB
 
-export const SETTINGS = {
+const SETTINGS = {
   // database
   database: database({
     part: 'database',

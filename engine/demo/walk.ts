@@ -5,7 +5,7 @@ import { join, resolve } from 'node:path'
 import { EngineError } from '../base/errors.ts'
 
 /** Enough for a large node_modules; bounds memory and the length of the show. */
-export const FILES_MAX = 50_000
+const FILES_MAX = 50_000
 
 export interface Found {
   readonly paths: readonly string[]

@@ -402,6 +402,14 @@ export class Store {
     return this.session('ask').query<Row>({ text: this.#sql(text), values })
   }
 
+  /** The local port of the asking connection; null on a unix socket. It differs from what the server sees when something stands between. */
+  localPort(): Promise<number | null> {
+    return this.session('ask').exclusive('port', async (client) => {
+      const { stream } = (client as unknown as { connection: { stream: { localPort?: number } } }).connection
+      return stream.localPort ?? null
+    })
+  }
+
   /** Wakes whoever listens: no more than a hint, so a failure is not an error. */
   async notify(message: string): Promise<void> {
     try {

@@ -552,3 +552,85 @@ begin
   delete from millrace.node n where n.id = p_node;
   return true;
 end $$;
+
+-- Ends a job that nobody holds. Answers cancelled; held (its holder must be told); finished; or unknown.
+create function millrace.cancel(p_job bigint, p_reason text) returns text language plpgsql as $$
+declare
+  j millrace.job;
+  r millrace.ready;
+  s millrace.scheduled;
+  b millrace.blocked;
+  v_run int; v_attempt int; v_grouped boolean := false;
+begin
+  select * into j from millrace.job k where k.id = p_job;
+  if not found then return 'unknown'; end if;
+
+  select y.* into r from millrace.ready y where y.first_id <= p_job and y.first_id > p_job - 1000 and y.count > p_job - y.first_id
+    order by y.first_id desc limit 1 for update;
+  if found then
+    -- the chunk falls in two; both keep its place
+    delete from millrace.ready y where y.first_id = r.first_id;
+    insert into millrace.ready (first_id, seq, rank, due_at, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
+    select w.f, r.seq, r.rank, r.due_at, r.queue_id, r.task_id, r.bytes * w.n / r.count, w.n, r.attempt, r.run, r.rescues, r.group_key
+    from (values (r.first_id, p_job - r.first_id), (p_job + 1, r.first_id + r.count - p_job - 1)) as w(f, n) where w.n > 0;
+    v_run := r.run; v_attempt := r.attempt; v_grouped := r.group_key is not null;
+  else
+    select y.* into s from millrace.scheduled y where y.first_id <= p_job and y.first_id > p_job - 1000 and y.count > p_job - y.first_id
+      order by y.first_id desc limit 1 for update;
+    if found then
+      delete from millrace.scheduled y where y.first_id = s.first_id;
+      insert into millrace.scheduled (first_id, run_at, rank, queue_id, task_id, bytes, count, attempt, run, rescues, holds, group_key)
+      select w.f, s.run_at, s.rank, s.queue_id, s.task_id, s.bytes * w.n / s.count, w.n, s.attempt, s.run, s.rescues, s.holds, s.group_key
+      from (values (s.first_id, p_job - s.first_id), (p_job + 1, s.first_id + s.count - p_job - 1)) as w(f, n) where w.n > 0;
+      v_run := s.run; v_attempt := s.attempt; v_grouped := s.holds;
+    else
+      delete from millrace.blocked y where y.job_id = p_job returning y.* into b;
+      if found then
+        v_run := b.run; v_attempt := b.attempt;
+      elsif exists (
+        select from millrace.lease l cross join lateral unnest(l.chunks) c
+        where p_job >= c.first_id and p_job < c.first_id + c.count
+          and not exists (select from millrace.attempt a where a.job_id = p_job and a.run >= c.run)
+      ) then
+        return 'held';
+      else
+        return 'finished';
+      end if;
+    end if;
+  end if;
+
+  insert into millrace.attempt (job_id, run, attempt, outcome, node_id, lane, started_at, finished_at, error)
+  values (p_job, v_run, v_attempt, 'x', 0, -1, null, clock_timestamp(), json_build_object('code', 'TASK_CANCELLED', 'message', p_reason));
+  perform millrace.let_go(case when j.key is null then '{}' else array[p_job] end, case when v_grouped then array[p_job] else '{}' end, '{}');
+  return 'cancelled';
+end $$;
+
+-- Gives dead letters another life: attempts count from 1 again. A job whose key an unfinished job has meanwhile stays
+-- dead, and the answer names that job.
+create function millrace.requeue(p_jobs bigint[]) returns table (job_id bigint, held_by bigint) language plpgsql
+set enable_hashjoin = off set enable_mergejoin = off as $$
+#variable_conflict use_column
+declare d record; v_held bigint;
+begin
+  for d in
+    select x.job_id, x.run, j.queue_id, j.task_id, j.priority, j.payload_bytes, j.key, j.group_key, q.ageing_ms
+    from millrace.dead x join millrace.job j on j.id = x.job_id join millrace.queue q on q.id = j.queue_id
+    where x.job_id = any (p_jobs) order by x.job_id for update of x
+  loop
+    v_held := null;
+    if d.key is not null then
+      select t.held_by into v_held from millrace.take_keys(json_build_array(json_build_object('q', d.queue_id, 'k', d.key, 'j', d.job_id))) t;
+    end if;
+    if v_held is null then
+      delete from millrace.dead x where x.job_id = d.job_id;
+      if d.group_key is not null then
+        insert into millrace.blocked (job_id, rank, queue_id, task_id, bytes, attempt, run, rescues, group_key)
+        values (d.job_id, millrace.rank_of(d.ageing_ms, d.priority, clock_timestamp()), d.queue_id, d.task_id, d.payload_bytes, 1, d.run + 1, 0, d.group_key);
+      end if;
+      insert into millrace.ready (first_id, rank, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
+      values (d.job_id, millrace.rank_of(d.ageing_ms, d.priority, clock_timestamp()), d.queue_id, d.task_id, d.payload_bytes,
+        case when d.group_key is null then 1 else 0 end, 1, d.run + 1, 0, d.group_key);
+    end if;
+    return query select d.job_id, v_held;
+  end loop;
+end $$;

@@ -1,0 +1,416 @@
+// The administrator's verbs, over the store. Lists are bounded; what is not there is an error with a code; nothing here
+// touches what a node holds, except by asking its holder.
+
+import type {
+  Console,
+  DeadFilter,
+  DeadRow,
+  DoctorRow,
+  JobEvent,
+  JobFilter,
+  JobLife,
+  JobRow,
+  NodeRow,
+  QueueStats,
+} from './api.ts'
+import { EngineError } from './base/errors.ts'
+import { readStatements } from './store/statements.ts'
+import type { Store } from './store/store.ts'
+
+const LIST_DEFAULT = 50
+const LIST_MAX = 1_000
+/** Dead letters that one requeue or purge touches at most, unless the caller allows less. */
+const DEAD_MAX = 10_000
+
+type Row = Record<string, unknown>
+
+export function openConsole(store: Store, nodeVersion: string): Console {
+  const statements = readStatements('console.sql', store.schema)
+  const ask = <R = Row>(name: string, values: readonly unknown[] = []) => store.ask<R>(statements.get(name)!, values)
+
+  const jobs = async (filter: JobFilter = {}): Promise<JobRow[]> => {
+    const rows = await ask('jobs', [
+      filter.task ?? null,
+      filter.queue ?? null,
+      filter.state ?? null,
+      idOf(filter.id),
+      idOf(filter.before),
+      limitOf(filter.limit, LIST_DEFAULT, LIST_MAX),
+    ])
+    return rows.map(jobOf)
+  }
+
+  const deadIds = async (filter: DeadFilter): Promise<number[]> => {
+    const rows = await ask<{ job_id: number }>('dead_ids', [
+      filter.queue ?? null,
+      filter.task ?? null,
+      idOf(filter.id),
+      limitOf(filter.limit, DEAD_MAX, DEAD_MAX),
+    ])
+    if (rows.length === 0 && filter.id !== undefined) {
+      const [job] = await jobs({ id: filter.id })
+      if (!job) throw notFound(filter.id)
+      throw new EngineError('NOT_DEAD', `job ${filter.id} is ${job.state}, not a dead letter`, {
+        jobId: filter.id,
+        state: job.state,
+      })
+    }
+    return rows.map((row) => row.job_id)
+  }
+
+  return {
+    async queues() {
+      return (await ask('queues')).map(
+        (row): QueueStats => ({
+          queue: row.queue as string,
+          paused: row.paused as boolean,
+          available: row.available as number,
+          inFlight: row.in_flight as number,
+          scheduled: row.scheduled as number,
+          retrying: row.retrying as number,
+          blocked: row.blocked as number,
+          dead: row.dead as number,
+          oldestWaitingMs: row.oldest_waiting_ms as number | null,
+        }),
+      )
+    },
+
+    async nodes() {
+      return (await ask('nodes')).map(
+        (row): NodeRow => ({
+          id: row.id as number,
+          host: row.host as string,
+          pid: row.pid as number,
+          version: row.version as string,
+          threads: row.threads as number,
+          state: row.state as NodeRow['state'],
+          startedAt: row.started_at as Date,
+          seenAt: row.seen_at as Date,
+          silentMs: Math.max(0, Math.round(row.silent_ms as number)),
+          limitMs: row.limit_ms as number,
+          held: row.held as number,
+        }),
+      )
+    },
+
+    jobs,
+
+    async job(id) {
+      return (await jobs({ id }))[0] ?? null
+    },
+
+    async explain(id) {
+      const [job] = await jobs({ id })
+      if (!job) throw notFound(id)
+      const [attempts, positions, dead] = [
+        await ask('attempts', [id]),
+        await ask('position', [id]),
+        await ask('dead', [null, null, id, null, 1]),
+      ]
+      return lifeOf(job, attempts, positions, dead[0])
+    },
+
+    dead: {
+      async list(filter = {}) {
+        const rows = await ask('dead', [
+          filter.queue ?? null,
+          filter.task ?? null,
+          idOf(filter.id),
+          idOf(filter.before),
+          limitOf(filter.limit, LIST_DEFAULT, LIST_MAX),
+        ])
+        return rows.map(
+          (row): DeadRow => ({
+            id: row.job_id as number,
+            task: row.task as string,
+            queue: row.queue as string,
+            code: row.code as string,
+            reason: row.reason,
+            attempts: row.attempts as number,
+            diedAt: row.died_at as Date,
+            payload: row.payload,
+          }),
+        )
+      },
+      async requeue(filter) {
+        const ids = await deadIds(filter)
+        const rows = await ask<{ job_id: number; held_by: number | null }>('requeue', [ids])
+        const refused = rows.find((row) => row.held_by !== null)
+        if (refused && filter.id !== undefined) {
+          throw new EngineError(
+            'DUPLICATE_TASK',
+            `job ${refused.held_by} has the key of job ${refused.job_id} meanwhile`,
+            { jobId: refused.held_by },
+          )
+        }
+        const done = rows.filter((row) => row.held_by === null).length
+        if (done > 0) await wakeAll(store)
+        return done
+      },
+      async purge(filter) {
+        const ids = await deadIds(filter)
+        return (await ask('purge_dead', [ids])).length
+      },
+    },
+
+    async cancel(id, reason = 'cancelled by the console') {
+      const [row] = await ask<{ outcome: string }>('cancel', [idOf(id), reason])
+      if (row?.outcome !== 'held') return (row?.outcome ?? 'unknown') as 'cancelled' | 'finished' | 'unknown'
+      await store.notify(`c${id}`)
+      return 'signalled'
+    },
+
+    doctor: () => examine(store, ask, nodeVersion),
+
+    migrations: (dryRun) => store.migrate(dryRun),
+  }
+}
+
+async function wakeAll(store: Store): Promise<void> {
+  const queues = await store.allQueues()
+  await store.notify(
+    `q${queues
+      .slice(0, 500)
+      .map((queue) => queue.id)
+      .join(',')}`,
+  )
+}
+
+function notFound(id: number): EngineError {
+  return new EngineError('JOB_NOT_FOUND', `no job has the id ${id}`, { jobId: id })
+}
+
+function idOf(id: number | undefined): number | null {
+  if (id === undefined) return null
+  if (!Number.isSafeInteger(id) || id < 1)
+    throw new EngineError('VALIDATION', `a job id is a whole number from 1, got ${String(id)}`, { field: 'id' })
+  return id
+}
+
+function limitOf(limit: number | undefined, fallback: number, max: number): number {
+  if (limit === undefined) return fallback
+  if (!Number.isInteger(limit) || limit < 1 || limit > max)
+    throw new EngineError('VALIDATION', `limit must be a whole number from 1 to ${max}, got ${String(limit)}`, {
+      field: 'limit',
+    })
+  return limit
+}
+
+function jobOf(row: Row): JobRow {
+  return {
+    id: row.id as number,
+    task: row.task as string,
+    queue: row.queue as string,
+    state: row.state as JobRow['state'],
+    attempt: row.attempt as number,
+    maxAttempts: row.max_attempts as number,
+    priority: row.priority as number,
+    group: row.group_key as string | null,
+    idempotencyKey: row.idempotency_key as string | null,
+    payload: row.payload,
+    result: row.result,
+    error: row.error,
+    meta: row.meta,
+    createdAt: row.created_at as Date,
+    runAt: row.run_at as Date | null,
+    startedAt: row.started_at as Date | null,
+    finishedAt: row.finished_at as Date | null,
+    node: row.node_id as number | null,
+  }
+}
+
+// ------------------------------------------------------------------ the life of a job
+
+function lifeOf(job: JobRow, attempts: readonly Row[], positions: readonly Row[], dead: Row | undefined): JobLife {
+  const events: JobEvent[] = []
+  const due = job.runAt !== null && job.runAt > job.createdAt
+  events.push({
+    at: job.createdAt,
+    state: due && attempts.length === 0 ? 'scheduled' : 'queued',
+    where: `queue ${job.queue}`,
+    why: `enqueued with priority ${job.priority}, at most ${job.maxAttempts} attempts${due ? `, due ${job.runAt!.toISOString()}` : ''}${job.group ? `, in group ${job.group}` : ''}`,
+  })
+  for (const row of attempts) {
+    const where = placeOf(row)
+    if (row.started_at)
+      events.push({
+        at: row.started_at as Date,
+        state: 'running',
+        where,
+        why: `attempt ${row.attempt}, run ${row.run}`,
+      })
+    events.push({
+      at: row.finished_at as Date,
+      state: STATE_AFTER[row.outcome as string] ?? (row.outcome as string),
+      where,
+      why: reasonOf(row),
+    })
+  }
+  if (dead) {
+    events.push({
+      at: dead.died_at as Date,
+      state: dead.code === 'TASK_EXPIRED' ? 'expired' : 'failed',
+      where: 'dead letters',
+      why: `${dead.code}: ${messageIn(dead.reason)}`,
+    })
+  }
+  for (const row of positions) events.push(standing(row))
+  return { job, events }
+}
+
+const STATE_AFTER: Readonly<Record<string, string>> = {
+  completed: 'completed',
+  failed: 'failed attempt',
+  timed_out: 'timed out',
+  cancelled: 'cancelled',
+  expired: 'expired',
+  lost: 'lost',
+  released: 'released',
+}
+
+function placeOf(row: Row): string {
+  if (row.node_id === 0) return 'console'
+  const lane = row.lane as number
+  return lane < 0 ? `node ${row.node_id}` : `node ${row.node_id}, thread ${lane}`
+}
+
+function reasonOf(row: Row): string {
+  const took = row.started_at
+    ? ` after ${(row.finished_at as Date).getTime() - (row.started_at as Date).getTime()} ms`
+    : ''
+  switch (row.outcome) {
+    case 'completed':
+      return `returned${took}`
+    case 'released':
+      return `given back unfinished${took}; not charged`
+    case 'lost':
+      return `${messageIn(row.error)}; runs again, not charged`
+    default:
+      return `${codeIn(row.error)}: ${messageIn(row.error)}${took}`
+  }
+}
+
+function standing(row: Row): JobEvent {
+  const next = `attempt ${row.attempt}, run ${row.run}${(row.rescues as number) > 0 ? `, after ${row.rescues} lost holders` : ''}`
+  switch (row.place) {
+    case 'ready':
+      return { at: row.since as Date, state: 'queued', where: 'ready', why: `may be claimed now; ${next}` }
+    case 'scheduled':
+      return {
+        at: row.until as Date,
+        state: (row.run as number) > 1 ? 'retrying' : 'scheduled',
+        where: 'scheduled',
+        why: `becomes ready then; ${next}`,
+      }
+    case 'blocked':
+      return {
+        at: row.since as Date,
+        state: 'blocked',
+        where: 'behind its group',
+        why: `waits for its group's turn; ${next}`,
+      }
+    case 'leased':
+      return { at: row.since as Date, state: 'assigned', where: `node ${row.node_id}`, why: `claimed; ${next}` }
+    default:
+      return {
+        at: row.since as Date,
+        state: 'running',
+        where: `node ${row.node_id}`,
+        why: `${next}${row.progress ? `, progress ${JSON.stringify(row.progress)}` : ''}`,
+      }
+  }
+}
+
+function codeIn(error: unknown): string {
+  return String((error as { code?: unknown } | null)?.code ?? 'unknown')
+}
+
+function messageIn(error: unknown): string {
+  return String((error as { message?: unknown } | null)?.message ?? 'no message')
+}
+
+// ------------------------------------------------------------------ doctor
+
+async function examine(store: Store, ask: (name: string) => Promise<Row[]>, nodeVersion: string): Promise<DoctorRow[]> {
+  const rows: DoctorRow[] = []
+  const say = (check: string, value: string, bad: false | 'warn' | 'bad' = false, advice = '') =>
+    rows.push({ check, value, verdict: bad || 'ok', advice: bad ? advice : '' })
+  say('node', nodeVersion)
+  const server = (await ask('doctor_server'))[0]!
+  const num = server.version_num as number
+  say('postgresql', String(server.version), num < 130000 ? 'bad' : false, 'PostgreSQL 13 or newer is needed')
+  say('schema', `${store.schema}, version ${server.schema_version}`)
+  say('role', String(server.role))
+  say(
+    'fsync',
+    String(server.fsync),
+    server.fsync === 'on' ? false : 'bad',
+    'a crash of the machine may lose acknowledged jobs; set fsync = on',
+  )
+  say(
+    'synchronous_commit',
+    String(server.synchronous_commit),
+    server.synchronous_commit === 'off' ? 'warn' : false,
+    'a crash of the server may lose jobs acknowledged in the last second',
+  )
+  say(
+    'full_page_writes',
+    String(server.full_page_writes),
+    server.full_page_writes === 'on' ? false : 'warn',
+    'a torn page after a crash cannot be repaired',
+  )
+  say(
+    'autovacuum',
+    String(server.autovacuum),
+    server.autovacuum === 'on' ? false : 'bad',
+    'dead rows pile up; set autovacuum = on',
+  )
+  say(
+    'standby',
+    server.standby ? 'yes' : 'no',
+    server.standby ? 'bad' : false,
+    'this server is read only; connect to the primary',
+  )
+  const busy = (server.connections as number) / (server.max_connections as number)
+  say(
+    'connections',
+    `${server.connections} of ${server.max_connections}`,
+    busy > 0.8 ? 'warn' : false,
+    'an engine uses about eight; raise max_connections or use a pooler',
+  )
+  const oldest = (await ask('doctor_oldest'))[0]!.age_s as number
+  say(
+    'oldest transaction',
+    `${oldest.toFixed(1)} s`,
+    oldest > 300 ? 'warn' : false,
+    'dead rows cannot be cleaned up behind it; find it in pg_stat_activity',
+  )
+  for (const table of (await ask('doctor_tables')).slice(0, 3)) {
+    const dead = table.dead as number
+    const many = dead > 100_000 && dead > (table.live as number)
+    say(
+      `dead rows of ${table.name}`,
+      `${dead} beside ${table.live} live`,
+      many ? 'warn' : false,
+      'autovacuum does not keep up; look at the oldest transaction',
+    )
+  }
+  const port = await store.localPort()
+  const direct = port === null || server.client_port === null || port === server.client_port
+  say(
+    'pooler',
+    direct ? 'none found' : 'something stands between',
+    direct ? false : 'warn',
+    'set directDatabase for LISTEN, and preparedStatements off when it pools transactions',
+  )
+  for (const node of await ask('nodes')) {
+    const silent = node.silent_ms as number
+    say(
+      `node ${node.id}`,
+      `${node.host} pid ${node.pid}, seen ${(silent / 1000).toFixed(1)} s ago`,
+      silent > (node.limit_ms as number) ? 'warn' : false,
+      'silent beyond its limit; another node reopens its jobs',
+    )
+  }
+  return rows
+}

@@ -1,0 +1,80 @@
+-- What the console asks. Every list is bounded and walks an index.
+
+-- name: queues
+-- Returns one row per queue with exclusive buckets.
+select queue, paused, available::float8, in_flight::float8, scheduled::float8, retrying::float8, blocked::float8, dead::float8, oldest_waiting_ms
+from millrace.queues order by queue;
+
+-- name: jobs
+-- Newest first, keyset by id. Params: $1 task, $2 queue, $3 state, $4 only this id, $5 ids below, $6 limit. Index: job_pkey.
+select id, task, queue, state, attempt, max_attempts, priority, group_key, idempotency_key, payload, result, error, meta,
+  created_at, run_at, started_at, finished_at, node_id
+from millrace.jobs
+where ($1::text is null or task = $1) and ($2::text is null or queue = $2) and ($3::text is null or state = $3)
+  and ($4::bigint is null or id = $4) and ($5::bigint is null or id < $5)
+order by id desc limit $6;
+
+-- name: attempts
+-- Every run of one job in order. Params: $1 job. Index: attempt_pkey.
+select run, attempt, outcome, node_id, lane, started_at, finished_at, error from millrace.attempts where job_id = $1 order by run;
+
+-- name: position
+-- Where one job stands now, as far as a row of position names it. Params: $1 job.
+select 'ready' as place, r.due_at as since, null::timestamptz as until, r.run::int as run, r.attempt::int as attempt, r.rescues::int as rescues, null::int as node_id, r.rank::float8 as rank, null::json as progress
+from (select * from millrace.ready x where x.first_id <= $1 order by x.first_id desc limit 1) r where r.first_id + r.count > $1
+union all
+select 'scheduled', null, s.run_at, s.run::int, s.attempt::int, s.rescues::int, null, s.rank::float8, null
+from (select * from millrace.scheduled x where x.first_id <= $1 order by x.first_id desc limit 1) s where s.first_id + s.count > $1
+union all
+select 'blocked', b.due_at, null, b.run::int, b.attempt::int, b.rescues::int, null, b.rank::float8, null from millrace.blocked b where b.job_id = $1
+union all
+select case when g.job_id is null then 'leased' else 'running' end, coalesce(g.started_at, l.claimed_at), null, c.run, c.attempt, c.rescues, l.node_id, c.rank::float8, g.progress
+from millrace.lease l cross join lateral unnest(l.chunks) c
+left join millrace.running g on g.job_id = $1 and g.lease_id = l.id
+where $1 >= c.first_id and $1 < c.first_id + c.count
+  and not exists (select from millrace.attempt a where a.job_id = $1 and a.run >= c.run);
+
+-- name: dead
+-- Dead letters, newest first. Params: $1 queue, $2 task, $3 job, $4 jobs below, $5 limit. Index: dead_pkey.
+select job_id, task, queue, died_at, attempts, code, reason, payload from millrace.dead_letters
+where ($1::text is null or queue = $1) and ($2::text is null or task = $2) and ($3::bigint is null or job_id = $3) and ($4::bigint is null or job_id < $4)
+order by job_id desc limit $5;
+
+-- name: dead_ids
+-- The oldest dead letters that match. Params: $1 queue, $2 task, $3 job, $4 limit. Index: dead_pkey.
+select d.job_id from millrace.dead d join millrace.queue q on q.id = d.queue_id join millrace.task t on t.id = d.task_id
+where ($1::text is null or q.name = $1) and ($2::text is null or t.name = $2) and ($3::bigint is null or d.job_id = $3)
+order by d.job_id limit $4;
+
+-- name: requeue
+-- Params: $1 jobs. Returns the jobs that were dead letters; held_by when another unfinished job has the key.
+select job_id, held_by from millrace.requeue($1);
+
+-- name: purge_dead
+-- Forgets dead letters; their attempts stay in the history. Params: $1 jobs.
+delete from millrace.dead where job_id = any ($1) returning job_id;
+
+-- name: cancel
+-- Params: $1 job, $2 reason.
+select millrace.cancel($1, $2) as outcome;
+
+-- name: nodes
+select id, host, pid, version, threads, state, started_at, seen_at, (extract(epoch from clock_timestamp() - seen_at) * 1000)::float8 as silent_ms, limit_ms,
+  (select coalesce(sum(l.open), 0) from millrace.lease l where l.node_id = n.id)::float8 as held
+from millrace.node n order by id;
+
+-- name: doctor_server
+select current_setting('server_version') as version, current_setting('server_version_num')::int as version_num, current_setting('fsync') as fsync,
+  current_setting('synchronous_commit') as synchronous_commit, current_setting('full_page_writes') as full_page_writes,
+  current_setting('autovacuum') as autovacuum, current_setting('max_connections')::int as max_connections,
+  (select count(*) from pg_stat_activity)::int as connections, pg_is_in_recovery() as standby, inet_client_port() as client_port,
+  current_user as role, (select count(*) from millrace.migration)::int as schema_version;
+
+-- name: doctor_oldest
+-- The oldest transaction of anybody: it keeps dead rows from being cleaned up.
+select coalesce(extract(epoch from max(clock_timestamp() - coalesce(xact_start, clock_timestamp()))), 0)::float8 as age_s
+from pg_stat_activity where pid <> pg_backend_pid() and backend_type = 'client backend';
+
+-- name: doctor_tables
+select relname as name, n_live_tup::float8 as live, n_dead_tup::float8 as dead, last_autovacuum from pg_stat_user_tables
+where schemaname = '@schema' and relname in ('ready', 'scheduled', 'blocked', 'lease', 'key', 'hold', 'dead', 'running', 'node') order by n_dead_tup desc;

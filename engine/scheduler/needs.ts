@@ -24,7 +24,7 @@ export interface SchedulerNeeds {
   readonly clock: Clock
   readonly log: Log
   readonly settings: SchedulerSettings
-  readonly lanes: Lanes
+  readonly lanes: LanesWithBell
   readonly outcomes: Outcomes
   /** Messages of the main thread's own senders. Without one there are none. */
   readonly inbox?: Inbox
@@ -44,6 +44,12 @@ export interface SchedulerNeeds {
   readonly turn?: (fn: () => void) => void
   /** Dice for jitter, [0, 1); default Math.random. */
   readonly random?: () => number
+}
+
+/** Lanes that can ring. Without a bell the owner of the lanes calls onDoorbell whenever reports arrive. */
+export interface LanesWithBell extends Lanes {
+  /** Asks for one onDoorbell when reports arrive; false: some are there already. Any drain() takes it back. */
+  armDoorbell?(): boolean
 }
 
 export interface MarkedJob {

@@ -337,7 +337,8 @@ export class Scheduler {
     this.#answer()
     this.#tellRoom()
     if (this.#onIdle !== null && this.#jobs.outstanding === 0) this.#onIdle()
-    if (this.#needs.lanes.hasReports() || (this.#needs.inbox?.depth() ?? 0) > 0) this.wake()
+    const { lanes, inbox } = this.#needs
+    if (lanes.hasReports() || (inbox?.depth() ?? 0) > 0 || lanes.armDoorbell?.() === false) this.wake()
     else this.#sleep()
   }
 

@@ -15,8 +15,10 @@ import type { Log } from '../base/log.ts'
 import type { Flush, FlushResult } from '../store/types.ts'
 import { Batcher } from './batcher.ts'
 import { type IterationStats, StatsPage } from './iteration-stats.ts'
+import type { DeadRecord } from './outbox.ts'
 import { OutcomeBuffer } from './outcome-buffer.ts'
 import { OutcomePage } from './outcome-page.ts'
+import { isFinal, sqlStateOf } from './refusal.ts'
 import { flushOf, outcomesOf, substituteOf, type Unit, unitsOf } from './split.ts'
 
 /** What the syncer needs from below and tells above. */
@@ -38,17 +40,6 @@ export interface SyncerNeeds {
 export interface SyncerOutbox {
   put(nodeId: number, flush: Flush): Promise<void>
   putDead(record: DeadRecord): Promise<void>
-}
-
-/** An outcome that PostgreSQL refused for what it says. */
-export interface DeadRecord {
-  readonly atMs: number
-  readonly nodeId: number
-  readonly leaseId: number
-  readonly jobId: number
-  readonly sqlState: string | null
-  readonly message: string
-  readonly flush: Flush
 }
 
 export interface SyncerOptions {
@@ -121,9 +112,6 @@ const STOP_RESERVE_MS = 1_000 // of the deadline, for writing the outbox
 
 /** When not even substitutes are taken any more, the outcomes are not what is wrong: from here on they wait. */
 const REFUSED_IN_A_ROW_MAX = 10
-
-/** The SQLSTATE classes in which PostgreSQL blames what a statement says: data, constraints, limits of a value. */
-const BLAMES_DATA = /^(21|22|23|44|54)/
 
 export class Syncer implements Part {
   /** What the scheduler reports to. */
@@ -318,7 +306,7 @@ export class Syncer implements Part {
       }
       page.share() // a try whose answer was lost may still be reading this memory
       const { error } = answer
-      if (blamesData(error) && this.#refusedInARow < REFUSED_IN_A_ROW_MAX) return { error }
+      if (isFinal(error) && this.#refusedInARow < REFUSED_IN_A_ROW_MAX) return { error }
       this.#retries++
       this.#failingSinceSteadyMs ??= this.#clock.steadyMs()
       const facts = { no: flush.no, rows: flush.rowCount, code: codeOf(error), error: messageOf(error) }
@@ -459,22 +447,6 @@ function handOver(name: string, batcher: Batcher<OutcomePage> | Batcher<StatsPag
   const { handed, full } = batcher.tryFlush()
   if (full) throw new EngineError('CHANNEL_FULL', `${name} channel full`, { handed, left: batcher.buffered })
   return handed
-}
-
-/**
- * True when PostgreSQL blames what the flush says, or when nobody knows what happened: sending it again cannot help.
- * False when the server, its schema or the way to it are in trouble: the outcomes are innocent and wait.
- */
-function blamesData(error: unknown): boolean {
-  if (error instanceof EngineError && error.retry) return false
-  const sqlState = sqlStateOf(error)
-  return sqlState === null || BLAMES_DATA.test(sqlState)
-}
-
-function sqlStateOf(error: unknown): string | null {
-  if (!(error instanceof EngineError)) return null
-  const { sqlState } = error.details
-  return typeof sqlState === 'string' ? sqlState : null
 }
 
 function staleOutcomes(flush: Flush, staleLeases: readonly number[]): number {

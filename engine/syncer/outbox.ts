@@ -1,24 +1,19 @@
 // What PostgreSQL would not take, safe on disk: flushes that were left when the engine stopped, sent again at the next
-// start, and single outcomes that PostgreSQL refuses for ever, kept as evidence. A small LMDB file in a folder of its
-// own, opened when it is first needed and not before.
+// start, and outcomes that PostgreSQL refuses for ever, kept as evidence.
 //
-// It promises: when `put` returns, the flush is on disk, and a process that is killed in the middle of a write leaves
-// all earlier ones as they were. A flush is deleted only after its sending was confirmed, so it may be sent twice; its
-// number makes that harmless. A record that cannot be read is put aside with a warning and does not stop the others.
-// It never grows beyond its limit, and it says loudly when it cannot keep something.
+//   <folder>/flush   waits for the next start
+//   <folder>/dead    refused; kept for a person
 //
-//   flush    [order, bytes] -> record     waits for the next start
-//   dead     [order, bytes] -> record     refused; kept for a person
-//   aside    [order, bytes] -> bytes      unreadable; kept for a person
+// It promises: when `put` resolves, the flush survives a crash. A flush is deleted only after its sending was confirmed,
+// so it may be sent twice; its number makes that harmless. A record that cannot be read is put aside with a warning and
+// does not stop the others. It never grows beyond its limit, and says loudly when it cannot keep something. There is no
+// folder until something has to be kept.
 
-import { existsSync, renameSync } from 'node:fs'
 import { join } from 'node:path'
-import { deserialize, serialize } from 'node:v8'
-import { crc32 } from 'node:zlib'
-import { type Database, open, type RootDatabase } from 'lmdb'
 import type { Clock } from '../base/clock.ts'
-import { codeOf, EngineError, messageOf } from '../base/errors.ts'
+import { codeOf, messageOf } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
+import { RecordFolder } from '../base/record-folder.ts'
 import type { Flush } from '../store/types.ts'
 import { blamesData, sqlStateOf } from './refusal.ts'
 
@@ -48,9 +43,8 @@ export interface DeadRecord {
 }
 
 export interface OutboxOptions {
-  /** Folder of its own; made when first needed. */
   readonly folder: string
-  /** Bytes of everything in it. Default 1 GiB. */
+  /** Bytes of the flushes that wait. Default 1 GiB. Evidence may take a quarter as much beside them. */
   readonly bytesMax?: number
 }
 
@@ -61,7 +55,7 @@ export interface ReplayReport {
   readonly stale: number
   /** Flushes that PostgreSQL refused, now in `dead`. */
   readonly refused: number
-  /** Records that could not be read, now in `aside`. */
+  /** Records that could not be read, now in `unreadable`. */
   readonly unreadable: number
   /** Flushes that still wait. */
   readonly left: number
@@ -69,22 +63,12 @@ export interface ReplayReport {
   readonly error: unknown
 }
 
-type Key = [order: number, bytes: number]
-type Shelf = Database<Buffer, Key>
-
 export const OUTBOX_BYTES_DEFAULT = 1024 ** 3
-/** Of the limit; evidence must not take the place of what has still to be sent. */
 const EVIDENCE_SHARE = 4
-const MAP_BYTES_FIRST = 1024 * 1024 // grows by itself; where files are as large as their map it starts small
-const MAGIC = 0x4d524f31 // "MRO1"
-const HEAD_BYTES = 8
-
-interface Opened {
-  readonly root: RootDatabase<Buffer, Key>
-  readonly flush: Shelf
-  readonly dead: Shelf
-  readonly aside: Shelf
-}
+/** A flush settles up to thousands of jobs, and an outbox of ten thousand is a disaster of its own. */
+const RECORDS_MAX = 10_000
+/** A file that was not finished for so long has no writer any more. */
+const UNFINISHED_MS = 3_600_000
 
 export class Outbox {
   readonly #folder: string
@@ -92,8 +76,9 @@ export class Outbox {
   readonly #origin: () => OutboxOrigin
   readonly #clock: Clock
   readonly #log: Log
-  #opened: Opened | null = null
+  #shelves: { flush: RecordFolder<OutboxRecord>; dead: RecordFolder<DeadRecord> } | null = null
 
+  /** `origin` is asked when something is kept or replayed; the node must be known by then. */
   constructor(options: OutboxOptions, origin: () => OutboxOrigin, clock: Clock, log: Log) {
     this.#folder = options.folder
     this.#bytesMax = options.bytesMax ?? OUTBOX_BYTES_DEFAULT
@@ -103,17 +88,16 @@ export class Outbox {
   }
 
   /**
-   * Keeps a flush; it is on disk when this resolves.
+   * Keeps a flush; it is safe on disk when this resolves.
    * @throws EngineError OUTBOX_FAILED when the disk, the folder or the limit does not allow it.
    */
-  async put(nodeId: number, flush: Flush): Promise<void> {
-    const record: OutboxRecord = { ...this.#origin(), nodeId, storedAtMs: this.#clock.wallMs(), flush }
-    this.#store('flush', record, this.#bytesMax)
+  put(nodeId: number, flush: Flush): Promise<void> {
+    return this.#open().flush.append({ ...this.#origin(), nodeId, storedAtMs: this.#clock.wallMs(), flush })
   }
 
   /** Keeps a refused outcome. Throws like `put`. */
-  async putDead(record: DeadRecord): Promise<void> {
-    this.#store('dead', record, this.#bytesMax / EVIDENCE_SHARE)
+  putDead(record: DeadRecord): Promise<void> {
+    return this.#open().dead.append(record)
   }
 
   /**
@@ -122,186 +106,81 @@ export class Outbox {
    * and what belongs to a node that has been taken over (NODE_FENCED) is dropped.
    */
   async replay(send: (record: OutboxRecord) => Promise<unknown>): Promise<ReplayReport> {
-    const counts = { sent: 0, stale: 0, refused: 0, unreadable: 0 }
-    if (this.#opened === null && !existsSync(this.#folder)) return { ...counts, left: 0, error: null }
-    const shelves = this.#open()
+    const { flush } = this.#open()
     const { schema } = this.#origin()
-    let left = 0
+    const counts = { sent: 0, stale: 0, refused: 0, unreadable: 0, left: 0 }
     let failure: unknown = null
-    for (const key of [...shelves.flush.getKeys()]) {
-      const bytes = shelves.flush.get(key)
-      if (bytes === undefined) continue // another process was faster
-      const record = decode<OutboxRecord>(bytes)
+    await flush.sweep(this.#clock.wallMs() - UNFINISHED_MS)
+    for (const name of await flush.names()) {
+      if (failure !== null) {
+        counts.left++
+        continue
+      }
+      const record = await flush.read(name)
       if (record === null) {
-        this.#move(shelves, key, 'aside', bytes)
         counts.unreadable++
-        this.#log.warn({ folder: this.#folder, order: key[0], bytes: key[1] }, 'outbox.unreadable')
+        await flush.setAside(name)
+        this.#log.warn({ folder: this.#folder, name }, 'outbox.unreadable')
         continue
       }
       if (record.schema !== schema) continue
-      if (failure !== null) {
-        left++
-        continue
-      }
       try {
-        await send(record)
-        counts.sent++
+        const end = await this.#sendOne(record, send)
+        await flush.remove(name)
+        counts[end]++
       } catch (error) {
-        if (codeOf(error) === 'NODE_FENCED') counts.stale++
-        else if (blamesData(error)) {
-          await this.putDead(refused(record, error, this.#clock.wallMs()))
-          counts.refused++
-          this.#log.error({ no: record.flush.no, error: messageOf(error) }, 'failed to write job run update')
-        } else {
-          failure = error
-          left++
-          continue
-        }
+        failure = error
+        counts.left++
       }
-      this.#safely('delete from', () => shelves.flush.transactionSync(() => void shelves.flush.removeSync(key)))
     }
-    return { ...counts, left, error: failure }
+    return { ...counts, error: failure }
   }
 
-  /** What is in it: records and bytes per shelf. Opens nothing that does not exist. */
-  counts(): Record<'flush' | 'dead' | 'aside', { records: number; bytes: number }> {
-    const none = { records: 0, bytes: 0 }
-    if (this.#opened === null && !existsSync(this.#folder)) return { flush: none, dead: none, aside: none }
-    const { flush, dead, aside } = this.#open()
-    return { flush: weigh(flush), dead: weigh(dead), aside: weigh(aside) }
+  /** What is in it. */
+  async counts(): Promise<Record<'flush' | 'dead', { records: number; bytes: number }>> {
+    const { flush, dead } = this.#open()
+    return { flush: await flush.usage(), dead: await dead.usage() }
   }
 
   /** The refused outcomes, oldest first. */
-  deads(limit: number): DeadRecord[] {
-    if (this.#opened === null && !existsSync(this.#folder)) return []
-    const records = [...this.#open().dead.getRange({ limit })].map(({ value }) => decode<DeadRecord>(value))
-    return records.filter((record) => record !== null)
-  }
-
-  async close(): Promise<void> {
-    const opened = this.#opened
-    this.#opened = null
-    await opened?.root.close()
-  }
-
-  #store(shelf: 'flush' | 'dead', record: OutboxRecord | DeadRecord, bytesMax: number): void {
-    const bytes = encode(record)
-    const shelves = this.#open()
-    this.#safely('write to', () =>
-      shelves.root.transactionSync(() => {
-        const evidence = weigh(shelves.dead).bytes + weigh(shelves.aside).bytes
-        const used = evidence + (shelf === 'flush' ? weigh(shelves.flush).bytes : 0)
-        if (used + bytes.length > bytesMax)
-          throw new EngineError('OUTBOX_FAILED', `the outbox is full: ${used} of ${bytesMax} bytes`, {
-            folder: this.#folder,
-            used,
-            bytesMax,
-            needed: bytes.length,
-          })
-        append(shelves[shelf], bytes)
-      }),
-    )
-  }
-
-  #move(shelves: Opened, key: Key, to: 'aside', bytes: Buffer): void {
-    this.#safely('write to', () =>
-      shelves.root.transactionSync(() => {
-        append(shelves[to], bytes)
-        shelves.flush.removeSync(key)
-      }),
-    )
-  }
-
-  #open(): Opened {
-    if (this.#opened !== null) return this.#opened
-    let root: RootDatabase<Buffer, Key>
-    try {
-      root = openRoot(this.#folder)
-    } catch (error) {
-      if (!existsSync(join(this.#folder, 'data.mdb'))) throw this.#failed('open', error)
-      // It is there and is no database any more. It must not stop the engine, and it must not be thrown away.
-      const aside = `${this.#folder}.unreadable-${this.#clock.wallMs()}`
-      this.#log.error({ folder: this.#folder, aside, error: messageOf(error) }, 'outbox.unreadable')
-      root = this.#safely('replace', () => {
-        renameSync(this.#folder, aside)
-        return openRoot(this.#folder)
-      })
+  async deads(limit: number): Promise<DeadRecord[]> {
+    const { dead } = this.#open()
+    const found: DeadRecord[] = []
+    for (const name of (await dead.names()).slice(0, limit)) {
+      const record = await dead.read(name)
+      if (record !== null) found.push(record)
     }
-    this.#opened = this.#safely('open', () => ({
-      root,
-      flush: root.openDB<Buffer, Key>({ name: 'flush', encoding: 'binary' }),
-      dead: root.openDB<Buffer, Key>({ name: 'dead', encoding: 'binary' }),
-      aside: root.openDB<Buffer, Key>({ name: 'aside', encoding: 'binary' }),
-    }))
-    return this.#opened
+    return found
   }
 
-  #safely<T>(verb: string, work: () => T): T {
+  async #sendOne(
+    record: OutboxRecord,
+    send: (record: OutboxRecord) => Promise<unknown>,
+  ): Promise<'sent' | 'stale' | 'refused'> {
     try {
-      return work()
+      await send(record)
+      return 'sent'
     } catch (error) {
-      throw error instanceof EngineError ? error : this.#failed(verb, error)
+      if (codeOf(error) === 'NODE_FENCED') return 'stale'
+      if (!blamesData(error)) throw error
+      const { nodeId, flush } = record
+      const [sqlState, message] = [sqlStateOf(error), messageOf(error)]
+      await this.putDead({ atMs: this.#clock.wallMs(), nodeId, jobId: null, leaseId: null, sqlState, message, flush })
+      this.#log.error({ no: flush.no, nodeId, sqlState, error: message }, 'failed to write job run update')
+      return 'refused'
     }
   }
 
-  #failed(verb: string, error: unknown): EngineError {
-    const message = `cannot ${verb} the outbox ${this.#folder}: ${messageOf(error)}`
-    return new EngineError('OUTBOX_FAILED', message, { folder: this.#folder, cause: codeOf(error) }, error)
+  #open(): { flush: RecordFolder<OutboxRecord>; dead: RecordFolder<DeadRecord> } {
+    if (this.#shelves === null) {
+      const { nodeUid } = this.#origin()
+      const limits = { bytesMax: this.#bytesMax, recordsMax: RECORDS_MAX }
+      const evidence = { ...limits, bytesMax: this.#bytesMax / EVIDENCE_SHARE }
+      this.#shelves = {
+        flush: new RecordFolder(join(this.#folder, 'flush'), nodeUid, limits),
+        dead: new RecordFolder(join(this.#folder, 'dead'), nodeUid, evidence),
+      }
+    }
+    return this.#shelves
   }
-}
-
-/** Commits wait for the disk: without `overlappingSync` a commit that has returned is durable. */
-function openRoot(folder: string): RootDatabase<Buffer, Key> {
-  return open<Buffer, Key>({
-    path: folder,
-    noSubdir: false,
-    mapSize: MAP_BYTES_FIRST,
-    compression: false,
-    encoding: 'binary',
-    overlappingSync: false,
-    maxDbs: 3,
-  })
-}
-
-/** Behind the last one; the bytes are in the key so that weighing a shelf reads no values. */
-function append(shelf: Shelf, bytes: Buffer): void {
-  const last = [...shelf.getKeys({ reverse: true, limit: 1 })][0]
-  shelf.putSync([(last?.[0] ?? 0) + 1, bytes.length], bytes)
-}
-
-function weigh(shelf: Shelf): { records: number; bytes: number } {
-  let records = 0
-  let bytes = 0
-  for (const key of shelf.getKeys()) {
-    records++
-    bytes += key[1]
-  }
-  return { records, bytes }
-}
-
-function encode(record: OutboxRecord | DeadRecord): Buffer {
-  const body = serialize(record)
-  const bytes = Buffer.allocUnsafe(HEAD_BYTES + body.length)
-  bytes.writeUInt32BE(MAGIC, 0)
-  bytes.writeUInt32BE(crc32(body), 4)
-  body.copy(bytes, HEAD_BYTES)
-  return bytes
-}
-
-/** Null when it is not what was written. */
-function decode<T>(bytes: Buffer): T | null {
-  if (bytes.length < HEAD_BYTES || bytes.readUInt32BE(0) !== MAGIC) return null
-  const body = Buffer.from(bytes.subarray(HEAD_BYTES))
-  if (crc32(body) !== bytes.readUInt32BE(4)) return null
-  try {
-    return deserialize(body) as T
-  } catch {
-    return null // written by a newer Node.js than this one
-  }
-}
-
-function refused(record: OutboxRecord, error: unknown, atMs: number): DeadRecord {
-  const { nodeId, flush } = record
-  const message = messageOf(error)
-  return { atMs, nodeId, jobId: null, leaseId: null, sqlState: sqlStateOf(error), message, flush }
 }

@@ -1,10 +1,17 @@
 // Every benchmark, in the order in which they run: the small ones first, while the process is fresh.
 
+import * as claim from './claim.bench.ts'
 import * as drain from './drain.bench.ts'
 import * as enqueue from './enqueue.bench.ts'
 import type { Harness } from './harness.ts'
+import * as inbox from './inbox.bench.ts'
+import * as iteration from './iteration.bench.ts'
 import * as latency from './latency.bench.ts'
+import * as memory from './memory.bench.ts'
+import * as orchestrator from './orchestrator.bench.ts'
+import * as ring from './ring.bench.ts'
 import * as scaling from './scaling.bench.ts'
+import * as settle from './settle.bench.ts'
 import * as snapshot from './snapshot.bench.ts'
 import * as sustained from './sustained.bench.ts'
 
@@ -17,4 +24,18 @@ export interface Bench {
   run(harness: Harness): Promise<void>
 }
 
-export const benches: readonly Bench[] = [enqueue, drain, sustained, latency, snapshot, scaling]
+export const benches: readonly Bench[] = [
+  memory,
+  ring,
+  inbox,
+  orchestrator,
+  iteration,
+  claim,
+  settle,
+  enqueue,
+  drain,
+  sustained,
+  latency,
+  snapshot,
+  scaling,
+]

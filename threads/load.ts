@@ -1,0 +1,81 @@
+// Loading of task files: imports them one by one, finds what defineTask returned among their exports, and describes
+// each task with every default filled in. A file that does not load is named in the catalog; the others still load.
+
+import { isTask, type RetryPolicy, type TaskDefinition } from '../engine/base/task.ts'
+import type { Catalog, TaskInfo } from './lanes.ts'
+
+/** The defaults that the docs of TaskOptions promise. */
+const RETRY_DEFAULT: RetryPolicy = { kind: 'exponential', initialMs: 1_000, factor: 2, maxMs: 300_000, jitter: 0 }
+
+export interface Loaded {
+  readonly catalog: Catalog
+  readonly tasks: ReadonlyMap<string, TaskDefinition>
+}
+
+/** `onImport` is called with the index of each file before it is imported. */
+export async function loadTasks(
+  modules: readonly string[],
+  skip: readonly number[],
+  onImport: (index: number) => void,
+): Promise<Loaded> {
+  const tasks = new Map<string, TaskDefinition>()
+  const files = new Map<string, string>()
+  const catalog: Catalog = { tasks: [], broken: [] }
+  for (const [index, file] of modules.entries()) {
+    if (skip.includes(index)) continue
+    onImport(index)
+    let exports: Record<string, unknown>
+    try {
+      exports = (await import(file)) as Record<string, unknown>
+    } catch (error) {
+      catalog.broken.push({ file, message: importMessage(error) })
+      continue
+    }
+    for (const task of tasksOf(exports)) {
+      const other = files.get(task.name)
+      if (tasks.get(task.name) === task) continue // the same object, exported twice or re-exported
+      if (other !== undefined) {
+        catalog.broken.push({ file, message: `task ${JSON.stringify(task.name)} is already exported by ${other}` })
+        continue
+      }
+      tasks.set(task.name, task)
+      files.set(task.name, file)
+      catalog.tasks.push(describeTask(task, file))
+    }
+  }
+  return { catalog, tasks }
+}
+
+/** All about a task but its handler. */
+export function describeTask(task: TaskDefinition, file: string): TaskInfo {
+  return {
+    name: task.name,
+    file,
+    queue: task.queue ?? 'default',
+    maxAttempts: task.maxAttempts ?? 3,
+    timeoutMs: task.timeoutMs ?? 30_000,
+    graceMs: task.graceMs ?? 5_000,
+    heartbeatMs: task.heartbeatMs ?? null,
+    concurrency: task.concurrency ?? 1,
+    retry: task.retry ?? RETRY_DEFAULT,
+    inline: task.inline ?? false,
+  }
+}
+
+/** The tasks among a file's exports: default, named, and in exported arrays. */
+function* tasksOf(exports: Record<string, unknown>): Generator<TaskDefinition> {
+  for (const value of Object.values(exports)) {
+    if (isTask(value)) yield value
+    else if (Array.isArray(value)) for (const item of value) if (isTask(item)) yield item
+  }
+}
+
+function importMessage(error: unknown): string {
+  try {
+    if (!(error instanceof Error)) return String(error)
+    const where = error instanceof SyntaxError ? (error.stack ?? '').split('\n', 1)[0] : ''
+    return `${error.name}: ${error.message}${where ? ` (${where})` : ''}`
+  } catch {
+    return 'the file threw something that cannot be printed'
+  }
+}

@@ -1,0 +1,164 @@
+// What becomes of a handler's end: a result as JSON text, or an error as JSON text and the word whether to retry.
+// Handlers may return and throw anything; nothing here throws anything but an EngineError with a code of the table.
+
+import { EngineError, ERROR_CODES, type ErrorCode } from '../engine/base/errors.ts'
+import { JSON_DEPTH_MAX } from '../engine/base/limits.ts'
+
+const STACK_BYTES_MAX = 4 * 1024
+const MESSAGE_BYTES_MAX = 8 * 1024
+const NAME_CHARS_MAX = 200
+
+/** An error as it is stored, and whether another attempt may help. */
+export interface ErrorText {
+  readonly text: string
+  readonly retryable: boolean
+}
+
+/**
+ * The payload of a job. An empty text is `undefined`.
+ * @throws EngineError INVALID_PAYLOAD
+ */
+export function parsePayload(text: string): unknown {
+  if (text === '') return undefined
+  if (isDeeper(text, JSON_DEPTH_MAX))
+    throw new EngineError('INVALID_PAYLOAD', `the payload is nested deeper than ${JSON_DEPTH_MAX}`)
+  try {
+    return JSON.parse(text)
+  } catch (error) {
+    throw new EngineError('INVALID_PAYLOAD', `the payload is not JSON: ${(error as Error).message}`)
+  }
+}
+
+/**
+ * A result as JSON text; '' when there is none.
+ * @throws EngineError RESULT_INVALID or RESULT_TOO_LARGE
+ */
+export function resultText(value: unknown, bytesMax: number): string {
+  if (value === undefined) return ''
+  let text: string | undefined
+  try {
+    text = JSON.stringify(value)
+  } catch (error) {
+    throw new EngineError('RESULT_INVALID', `the result is not JSON: ${textOf(() => (error as Error).message)}`)
+  }
+  if (text === undefined) throw new EngineError('RESULT_INVALID', `the result is not JSON: it is a ${typeof value}`)
+  if (text.length * 3 > bytesMax) {
+    const bytes = Buffer.byteLength(text)
+    if (bytes > bytesMax)
+      throw new EngineError('RESULT_TOO_LARGE', `the result has ${bytes} bytes, allowed are ${bytesMax}`, { bytes })
+  }
+  if (holdsZero(text)) throw new EngineError('RESULT_INVALID', 'the result holds U+0000, which no database text can')
+  if (isDeeper(text, JSON_DEPTH_MAX))
+    throw new EngineError('RESULT_INVALID', `the result is nested deeper than ${JSON_DEPTH_MAX}`)
+  return text
+}
+
+/**
+ * Describes anything that was thrown. `fallback` is the code of what carries none of ours, and of everything when
+ * `isForced`; the error's own code then stands in its details. Not retryable: an error
+ * with `retry === false`, or whose own code the table calls so.
+ */
+export function errorText(thrown: unknown, fallback: ErrorCode = 'TASK_THREW', isForced = false): ErrorText {
+  const isObject = (typeof thrown === 'object' && thrown !== null) || typeof thrown === 'function'
+  const get = (key: string): unknown => {
+    if (!isObject) return undefined
+    try {
+      return (thrown as Record<string, unknown>)[key]
+    } catch {
+      return undefined
+    }
+  }
+  const ownCode = get('code')
+  const known = typeof ownCode === 'string' && Object.hasOwn(ERROR_CODES, ownCode)
+  const code = known && !isForced ? (ownCode as ErrorCode) : fallback
+  const retry = get('retry')
+  const name = get('name')
+  const type = isObject ? (typeof name === 'string' && name !== '' ? name : className(thrown)) : kindOf(thrown)
+  const message = get('message')
+  const stack = get('stack')
+  const error: Record<string, unknown> = {
+    code,
+    type: cut(type, NAME_CHARS_MAX),
+    message: cut(typeof message === 'string' ? message : textOf(() => String(thrown)), MESSAGE_BYTES_MAX),
+  }
+  if (typeof stack === 'string') error.stack = cut(stack, STACK_BYTES_MAX)
+  const details: Record<string, unknown> = {}
+  if (code !== ownCode && (typeof ownCode === 'string' || typeof ownCode === 'number'))
+    details.code = cut(`${ownCode}`, 200)
+  const cause = get('cause')
+  if (cause !== undefined && cause !== null)
+    details.cause = cut(
+      textOf(() => String(cause)),
+      500,
+    )
+  if (Object.keys(details).length > 0) error.details = details
+  return { text: JSON.stringify(error), retryable: retry !== false && ERROR_CODES[code].retry }
+}
+
+/** True when a JSON text nests deeper than `max`. Short texts cannot, and strings are skipped in one step. */
+export function isDeeper(text: string, max: number): boolean {
+  if (text.length <= 2 * max) return false
+  let depth = 0
+  for (let at = 0; at < text.length; at++) {
+    switch (text.charCodeAt(at)) {
+      case 0x22: // "
+        at = stringEnd(text, at)
+        break
+      case 0x5b: // [
+      case 0x7b: // {
+        if (++depth > max) return true
+        break
+      case 0x5d: // ]
+      case 0x7d: // }
+        depth--
+    }
+  }
+  return false
+}
+
+/** Position of the quote that closes the string which opens at `at`; the text's end when nothing does. */
+function stringEnd(text: string, at: number): number {
+  for (let end = text.indexOf('"', at + 1); end >= 0; end = text.indexOf('"', end + 1)) {
+    if (!isEscaped(text, end)) return end
+  }
+  return text.length
+}
+
+/** True when an odd number of backslashes stands before `at`. */
+function isEscaped(text: string, at: number): boolean {
+  let first = at
+  while (text.charCodeAt(first - 1) === 0x5c) first--
+  return (at - first) % 2 === 1
+}
+
+/** True when a JSON text holds the character U+0000, which JSON always writes as an escape. */
+function holdsZero(text: string): boolean {
+  for (let at = text.indexOf('\\u0000'); at >= 0; at = text.indexOf('\\u0000', at + 1)) {
+    if (!isEscaped(text, at)) return true
+  }
+  return false
+}
+
+function kindOf(value: unknown): string {
+  return value === null ? 'null' : typeof value
+}
+
+function className(value: unknown): string {
+  return textOf(() => (value as { constructor: { name: string } }).constructor.name) || 'Object'
+}
+
+/** What `read` answers as text; a fixed word when it throws, as getters and toString methods of users may. */
+function textOf(read: () => unknown): string {
+  try {
+    return `${read()}`
+  } catch {
+    return 'an error that cannot be printed'
+  }
+}
+
+/** At most `bytes` bytes of UTF-8, without U+0000 and without half a character. */
+function cut(text: string, bytes: number): string {
+  let short = text.length > bytes ? text.slice(0, bytes) : text
+  while (Buffer.byteLength(short) > bytes) short = short.slice(0, Math.floor(short.length * 0.8))
+  return short.replace(/[\u0000\p{Surrogate}]/gu, '\ufffd')
+}

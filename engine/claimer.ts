@@ -182,10 +182,10 @@ export class Claimer {
   async #learnQueues(now: number): Promise<void> {
     const { store } = this.#needs
     const { queues, claimUnknown } = this.#settings
+    this.#queuesAtMs = now // first: what is heard of meanwhile asks for another look
     // the user's order is the order in which queues are asked
     this.#queueIds = queues ? await store.queueIds(queues) : (await store.allQueues()).map((queue) => queue.id)
     this.#taskIds = claimUnknown ? null : await store.taskIds(this.#needs.taskNames())
-    this.#queuesAtMs = now
   }
 
   #afterFailure(error: unknown): number {

@@ -43,6 +43,7 @@ export class Node {
   readonly #needs: NodeNeeds
   readonly #settings: NodeSettings
   #id = 0
+  #uid = ''
   #state: 'live' | 'quiet' = 'live'
   #loop: Promise<void> | null = null
   readonly #stop = new AbortController()
@@ -62,6 +63,11 @@ export class Node {
     return this.#id
   }
 
+  /** Names this incarnation for ever, unlike the id, which means nothing in another database. */
+  get uid(): string {
+    return this.#uid
+  }
+
   /** True while this node may hold jobs. */
   get isMember(): boolean {
     return this.#id !== 0 && !this.#fenced
@@ -79,8 +85,9 @@ export class Node {
     const { clock, store } = this.#needs
     const { nodeLimitMs, threads, version } = this.#settings
     const began = clock.steadyMs()
+    const uid = randomUUID()
     this.#id = await store.join({
-      uid: randomUUID(),
+      uid,
       host: hostname(),
       machine: machineId(),
       pid,
@@ -88,6 +95,7 @@ export class Node {
       threads,
       limitMs: nodeLimitMs,
     })
+    this.#uid = uid
     this.#renewedAtMs = began
     this.#steadySinceMs = began
     this.#fenced = false

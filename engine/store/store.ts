@@ -321,6 +321,22 @@ export class Store {
     })
   }
 
+  /** Flushes for an earlier incarnation. @throws EngineError NODE_FENCED when its row is gone or is somebody else's */
+  async replay(nodeId: number, nodeUid: string, flush: Flush): Promise<FlushResult> {
+    const rows = await this.ask<{ uid: string }>('select uid from millrace.node where id = $1', [nodeId])
+    if (rows[0]?.uid !== nodeUid)
+      throw new EngineError('NODE_FENCED', `node ${nodeId} is gone; its jobs run again`, { nodeId })
+    return this.flush(nodeId, flush)
+  }
+
+  /** True when some job could be claimed now, or becomes due within a moment. */
+  async hasReady(): Promise<boolean> {
+    const rows = await this.ask<{ any: boolean }>(
+      `select exists (select from millrace.ready) or exists (select from millrace.scheduled where run_at <= now() + interval '1 second') as any`,
+    )
+    return rows[0]!.any
+  }
+
   /** Writes, durably, that jobs are about to run: who dies with them later is known by it. */
   async markRunning(items: readonly { leaseId: number; jobId: number; run: number; lane: number }[]): Promise<void> {
     await this.session('beat').repeatable({

@@ -1,0 +1,654 @@
+// The composition root: builds every part from the settings, hands each what it needs, starts them upwards and stops
+// them downwards. Here parts of one floor meet; nowhere else.
+//
+//   embedded server ─ store ─ node ─ outbox, syncer ─ threads, scheduler ─ claimer, listener
+//
+// Life: start (connect, migrate, replay what was left on disk, recover predecessors, load tasks, work), then quiet and
+// stop under one deadline. When this node was declared dead it drops what it held, unreported, and begins anew.
+
+import { readFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { cwd, features, version as nodeVersion } from 'node:process'
+import type { Catalog } from '../threads/lanes.ts'
+import { ThreadPool } from '../threads/pool.ts'
+import type { Client, Console, Engine, EngineStats, Registry, RegistryOf, Spread, StopReport } from './api.ts'
+import { type Clock, systemClock } from './base/clock.ts'
+import { codeOf, EngineError, messageOf } from './base/errors.ts'
+import { Deadline } from './base/lifecycle.ts'
+import { type Log, silentLog } from './base/log.ts'
+import type { TaskDefinition } from './base/task.ts'
+import { Claimer } from './claimer.ts'
+import { loadConfig } from './config/load.ts'
+import type { Settings } from './config/settings.ts'
+import { openConsole } from './console.ts'
+import { Enqueuer } from './enqueuer.ts'
+import { Node } from './node.ts'
+import { Scheduler } from './scheduler/scheduler.ts'
+import { backoffMs } from './store/connection.ts'
+import { type EmbeddedServer, openEmbedded } from './store/embedded.ts'
+import { Listener } from './store/listener.ts'
+import type { MigrationReport } from './store/migrate.ts'
+import { Store } from './store/store.ts'
+import type { Flush } from './store/types.ts'
+import { Outbox } from './syncer/outbox.ts'
+import { Syncer } from './syncer/syncer.ts'
+import { findTaskFiles, type TaskSource } from './task-files.ts'
+
+/** Every setting (see `millrace config`), the tasks, and who writes the log. */
+export interface EngineOptions<Tasks = TaskSource | readonly TaskSource[]> extends Partial<Omit<Settings, 'tasks'>> {
+  /** A folder or files whose modules export tasks, or task definitions. Default './tasks'. */
+  readonly tasks?: Tasks
+  /** Default: silence. */
+  readonly log?: Log
+  /** For tests. */
+  readonly clock?: Clock
+}
+
+export interface ClientOptions extends Partial<Omit<Settings, 'tasks'>> {
+  /** Definitions whose defaults (queue, maxAttempts) shall hold here too. */
+  readonly tasks?: readonly TaskDefinition<string, never, unknown>[]
+  readonly log?: Log
+  readonly clock?: Clock
+}
+
+/** Of the time to stop: what the syncer keeps for writing what is left. */
+const FLUSH_SHARE = 0.3
+/** What kill() allows for giving back and writing. */
+const KILL_MS = 2_000
+
+/**
+ * An engine: a queue, a scheduler and threads in this process. It does nothing until `start()`.
+ * @throws EngineError CONFIG_INVALID naming every wrong setting
+ */
+export function createEngine<const Tasks extends readonly TaskDefinition<string, never, unknown>[]>(
+  options: EngineOptions<Tasks> & { readonly tasks: Tasks },
+): Engine<RegistryOf<Tasks>>
+export function createEngine<Tasks = Registry>(options?: EngineOptions): Engine<Tasks>
+export function createEngine(options: EngineOptions = {}): Engine {
+  return new MillraceEngine(options) as unknown as Engine
+}
+
+/** Enqueues and looks, without threads: for web servers and scripts. Connects when first used. */
+export function createClient<const Tasks extends readonly TaskDefinition<string, never, unknown>[]>(
+  options: ClientOptions & { readonly tasks: Tasks },
+): Client<RegistryOf<Tasks>>
+export function createClient<Tasks = Registry>(options?: ClientOptions): Client<Tasks>
+export function createClient(options: ClientOptions = {}): Client {
+  return new MillraceClient(options) as unknown as Client
+}
+
+/** What an engine and a client share: settings, the way to PostgreSQL, enqueueing and the console. */
+class Base {
+  protected readonly settings: Settings
+  protected readonly clock: Clock
+  protected readonly log: Log
+  protected embedded: EmbeddedServer | null = null
+  #store: Store | null = null
+  #enqueuer: Enqueuer | null = null
+  #console: Console | null = null
+  #opening: Promise<void> | null = null
+  #enqueued = 0
+
+  constructor(options: ClientOptions | EngineOptions) {
+    const { tasks: _, log, clock, ...settings } = options
+    this.settings = loadConfig({ options: settings }).values
+    this.log = log ?? silentLog
+    this.clock = clock ?? systemClock
+  }
+
+  protected get store(): Store {
+    if (!this.#store) throw new EngineError('NOT_STARTED', 'not connected yet; call start() first')
+    return this.#store
+  }
+
+  /** Connects once: starts the embedded server when no database is given, and brings the schema up. */
+  protected open(): Promise<void> {
+    this.#opening ??= this.#open().catch((error) => {
+      this.#opening = null
+      throw error
+    })
+    return this.#opening
+  }
+
+  async #open(): Promise<void> {
+    const { database, dataDir, schema, statementTimeoutMs, preparedStatements, migrate } = this.settings
+    if (database === null) {
+      this.embedded = await openEmbedded({ dataDir: resolve(cwd(), dataDir, 'pg'), clock: this.clock, log: this.log })
+      this.log.info({ dataDir: this.embedded.dataDir, shared: this.embedded.shared }, this.embedded.notice)
+    }
+    const store = new Store({
+      url: this.databaseUrl(),
+      schema,
+      clock: this.clock,
+      timeoutMs: statementTimeoutMs,
+      prepared: preparedStatements,
+      name: 'millrace',
+    })
+    try {
+      if (migrate) await store.migrate()
+      else await store.checkVersion()
+    } catch (error) {
+      await store.close()
+      await this.embedded?.close()
+      this.embedded = null
+      throw error
+    }
+    this.#store = store
+  }
+
+  protected databaseUrl(): string {
+    return this.settings.database ?? this.embedded!.url
+  }
+
+  protected async closeStore(): Promise<void> {
+    await this.#store?.close()
+    await this.embedded?.close()
+    this.embedded = null
+  }
+
+  protected get enqueuer(): Enqueuer {
+    this.#enqueuer ??= new Enqueuer(
+      {
+        clock: this.clock,
+        store: this.store,
+        defaultsOf: (task) => this.defaultsOf(task),
+        onEnqueued: (queueIds) => this.onEnqueued(queueIds),
+      },
+      this.settings,
+    )
+    return this.#enqueuer
+  }
+
+  protected async closeEnqueuer(): Promise<void> {
+    await this.#enqueuer?.close()
+  }
+
+  protected get enqueuedCount(): number {
+    return this.#enqueued
+  }
+
+  protected defaultsOf(_task: string): { queue?: string; maxAttempts?: number } | undefined {
+    return undefined
+  }
+
+  protected onEnqueued(_queueIds: readonly number[]): void {}
+
+  async enqueue(...args: Parameters<Enqueuer['enqueue']>): ReturnType<Enqueuer['enqueue']> {
+    if (!this.#store) await this.open()
+    const done = await this.enqueuer.enqueue(...args)
+    this.#enqueued++
+    return done
+  }
+
+  async enqueueMany(...args: Parameters<Enqueuer['enqueueMany']>): ReturnType<Enqueuer['enqueueMany']> {
+    if (!this.#store) await this.open()
+    const done = await this.enqueuer.enqueueMany(...args)
+    this.#enqueued += done.count
+    return done
+  }
+
+  get console(): Console {
+    this.#console ??= lateConsole(async () => {
+      await this.open()
+      return openConsole(this.store, nodeVersion)
+    })
+    return this.#console
+  }
+
+  async migrate(dryRun = false): Promise<MigrationReport> {
+    if (!this.#store) {
+      if (!dryRun) {
+        await this.open()
+        return { ...(await this.store.migrate(true)) }
+      }
+      const { database, schema, statementTimeoutMs, preparedStatements } = this.settings
+      if (database === null) await this.open()
+      const store = new Store({
+        url: this.databaseUrl(),
+        schema,
+        clock: this.clock,
+        timeoutMs: statementTimeoutMs,
+        prepared: preparedStatements,
+        name: 'millrace',
+      })
+      try {
+        return await store.migrate(true)
+      } finally {
+        await store.close()
+      }
+    }
+    return this.store.migrate(dryRun)
+  }
+}
+
+class MillraceClient extends Base {
+  readonly #defaults = new Map<string, { queue?: string; maxAttempts?: number }>()
+
+  constructor(options: ClientOptions) {
+    super(options)
+    for (const task of options.tasks ?? []) this.#defaults.set(task.name, task)
+  }
+
+  protected override defaultsOf(task: string): { queue?: string; maxAttempts?: number } | undefined {
+    return this.#defaults.get(task)
+  }
+
+  async close(): Promise<void> {
+    await this.closeEnqueuer()
+    await this.closeStore()
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+}
+
+type Life = 'new' | 'starting' | 'running' | 'stopping' | 'stopped'
+
+class MillraceEngine extends Base {
+  readonly #tasks: TaskSource | readonly TaskSource[]
+  #life: Life = 'new'
+  #stopping: Promise<StopReport> | null = null
+  #catalog: Catalog = { tasks: [], broken: [] }
+  #node!: Node
+  #outbox!: Outbox
+  #syncer!: Syncer
+  #pool!: ThreadPool
+  #scheduler!: Scheduler
+  #claimer!: Claimer
+  #listener: Listener | null = null
+  #rejoining = false
+  #idle: (() => void)[] = []
+  #taskByName = new Map<string, { queue?: string; maxAttempts?: number }>()
+
+  constructor(options: EngineOptions) {
+    super(options)
+    this.#tasks = options.tasks ?? './tasks'
+  }
+
+  get broken(): Catalog['broken'] {
+    return this.#catalog.broken
+  }
+
+  // ------------------------------------------------------------------ start
+
+  async start(): Promise<void> {
+    if (this.#life !== 'new') throw new EngineError('NOT_STARTED', `an engine starts once; this one is ${this.#life}`)
+    this.#life = 'starting'
+    try {
+      const { modules } = findTaskFiles(
+        this.#tasks,
+        cwd(),
+        'typescript' in features && features.typescript !== false,
+      )
+      this.#buildPool(modules)
+      const loading = this.#pool.start()
+      loading.catch(() => {}) // looked at below; PostgreSQL may fail first
+      await this.open()
+      this.#build()
+      await this.#replay()
+      await this.#node.start()
+      this.#catalog = await loading
+      this.#learnTasks()
+      await this.#syncer.start()
+      this.#scheduler.start()
+      this.#claimer.start()
+      this.#listen()
+      this.#life = 'running'
+    } catch (error) {
+      this.#life = 'stopped'
+      const deadline = new Deadline(this.clock, KILL_MS)
+      await this.#pool?.stop(deadline).catch(() => {})
+      await this.#node?.stop(true).catch(() => {})
+      await this.#outbox?.close().catch(() => {})
+      await this.closeStore()
+      throw error
+    }
+  }
+
+  #buildPool(modules: readonly string[]): void {
+    const { threads, ringBytes, threadHeapMb, resultBytesMax, loadTimeoutMs, recycleAfterJobs } = this.settings
+    this.#pool = new ThreadPool({
+      threads,
+      modules,
+      ringBytes,
+      ...(threadHeapMb > 0 ? { threadHeapMb } : {}),
+      resultBytesMax,
+      loadTimeoutMs,
+      recycleAfterJobs,
+      clock: this.clock,
+      log: this.log,
+      onDoorbell: () => this.#scheduler?.onDoorbell(),
+      onLost: (lost) => this.#scheduler?.onLost(lost),
+      onOpen: (lane) => this.#scheduler?.onOpen(lane),
+    })
+  }
+
+  #build(): void {
+    const { clock, log, settings, store } = this
+    this.#node = new Node(
+      { clock, log, store, onFenced: (reason) => this.#fenced(reason), onRescued: () => this.#claimer?.ready(null) },
+      { ...settings, version: packageVersion() },
+    )
+    this.#outbox = new Outbox(
+      { folder: join(resolve(cwd(), settings.dataDir), 'outbox') },
+      () => ({ schema: settings.schema, nodeUid: this.#node.uid }),
+      clock,
+      log,
+    )
+    this.#syncer = new Syncer(
+      {
+        flush: (flush) => this.#flush(flush),
+        writeStats: async () => {},
+        nodeId: () => this.#node.id,
+        onStale: (leases, dropped) => log.warn({ leases: leases.slice(0, 20), dropped }, 'report.stale'),
+        onFlushed: () => this.#checkIdle(),
+        onRoom: () => this.#scheduler.wake(),
+      },
+      this.#outbox,
+      settings,
+      clock,
+      log,
+    )
+    this.#scheduler = new Scheduler({
+      clock,
+      log,
+      settings,
+      lanes: this.#pool,
+      outcomes: this.#syncer.outcomes,
+      markRunning: (jobs) =>
+        store.markRunning(
+          jobs.map(({ chunk, jobId }) => ({ leaseId: chunk.leaseId, jobId, run: chunk.run, lane: -1 })),
+        ),
+      onRoom: () => this.#claimer.room(),
+      onShutdown: (reason) => {
+        log.error({ reason }, 'engine.stopping_itself')
+        void this.stop()
+      },
+      onJobLog: (chunk, jobId, bytes, start, end) => this.#jobLog(chunk.task, jobId, bytes, start, end),
+    })
+    this.#claimer = new Claimer(
+      {
+        clock,
+        log,
+        store,
+        nodeId: () => this.#node.id,
+        taskNames: () => this.#catalog.tasks.map((task) => task.name),
+        wanted: () => (this.#node.isMember ? this.#scheduler.wanted() : 0),
+        arrive: (chunks) => this.#scheduler.arrive(chunks),
+        onFenced: () => this.#fenced('PostgreSQL does not know this node any more'),
+      },
+      settings,
+    )
+  }
+
+  /** Delivers what an earlier life could not; leases that others took over meanwhile refuse it, which is right. */
+  async #replay(): Promise<void> {
+    const report = await this.#outbox.replay((record) => this.store.replay(record.nodeId, record.nodeUid, record.flush))
+    if (report.sent + report.stale + report.refused + report.unreadable + report.left > 0)
+      this.log.info({ ...report }, 'outbox.replayed')
+  }
+
+  #learnTasks(): void {
+    this.#scheduler.setTasks(this.#catalog.tasks)
+    for (const task of this.#catalog.tasks) this.#taskByName.set(task.name, task)
+    for (const { file, message } of this.#catalog.broken) this.log.error({ file, message }, 'task_file.broken')
+    this.log.info(
+      { tasks: this.#catalog.tasks.map((task) => task.name), threads: this.settings.threads, node: this.#node.id },
+      'engine.started',
+    )
+  }
+
+  #listen(): void {
+    if (!this.settings.listen) return
+    this.#listener = new Listener({
+      url: this.settings.directDatabase ?? this.databaseUrl(),
+      schema: this.settings.schema,
+      clock: this.clock,
+      log: this.log,
+      name: 'millrace',
+      onHeard: (heard) => {
+        if (heard.kind === 'ready') this.#claimer.ready(heard.queueIds)
+        else if (heard.kind === 'cancel') this.#scheduler.cancel(heard.jobId, 'cancelled by the console')
+        else if (heard.kind === 'scheduled') this.#claimer.dueIn(0)
+        else this.#claimer.ready(null)
+      },
+    })
+    this.#listener.start()
+  }
+
+  // ------------------------------------------------------------------ between the parts
+
+  async #flush(flush: Flush): ReturnType<Store['flush']> {
+    try {
+      const result = await this.store.flush(this.#node.id, flush)
+      let soonest = Number.POSITIVE_INFINITY
+      for (const retry of flush.retries) soonest = Math.min(soonest, retry.delayMs)
+      if (soonest < Number.POSITIVE_INFINITY) this.#claimer.dueIn(soonest)
+      if (flush.releases.length > 0 || flush.finished.length > 0) this.#claimer.ready(null)
+      return result
+    } catch (error) {
+      if (codeOf(error) === 'NODE_FENCED') this.#fenced('PostgreSQL does not know this node any more')
+      throw error
+    }
+  }
+
+  /** We may hold nothing any more: drop it all, and come back as a new node. */
+  #fenced(reason: string): void {
+    if (this.#rejoining || this.#life === 'stopped') return
+    this.#rejoining = true
+    this.log.error({ reason, held: this.#scheduler.stats().held }, 'engine.fenced')
+    this.#scheduler.fence()
+    void (async () => {
+      for (let tries = 0; this.#life === 'running' || this.#life === 'starting'; tries++) {
+        try {
+          await this.#node.join()
+          this.log.info({ node: this.#node.id }, 'engine.rejoined')
+          this.#claimer.ready(null)
+          break
+        } catch (error) {
+          if (tries === 0) this.log.warn({ error: messageOf(error) }, 'engine.rejoin_failed')
+          await this.clock.sleep(backoffMs(tries))
+        }
+      }
+      this.#rejoining = false
+    })()
+  }
+
+  #jobLog(task: string, jobId: number, bytes: Uint8Array, start: number, end: number): void {
+    const line = JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString()) as {
+      level: 'debug' | 'info' | 'warn' | 'error'
+      facts: Record<string, unknown>
+      event: string
+    }
+    this.log[line.level]({ job: jobId, task, ...line.facts }, line.event)
+  }
+
+  protected override defaultsOf(task: string): { queue?: string; maxAttempts?: number } | undefined {
+    return this.#taskByName.get(task)
+  }
+
+  protected override onEnqueued(queueIds: readonly number[]): void {
+    if (this.#life === 'running') this.#claimer.ready(queueIds)
+  }
+
+  // ------------------------------------------------------------------ looking
+
+  stats(): EngineStats {
+    if (this.#life === 'new' || this.#scheduler === undefined) return NO_STATS
+    const scheduler = this.#scheduler.stats()
+    const syncer = this.#syncer.stats()
+    const { wait, run } = this.#scheduler.histograms
+    return {
+      completed: scheduler.completed,
+      failed: scheduler.failed,
+      timedOut: scheduler.timedOut,
+      retried: scheduler.retried,
+      dead: scheduler.dead,
+      cancelled: scheduler.cancelled,
+      released: scheduler.released,
+      lateReports: scheduler.lateReports,
+      settled: syncer.written,
+      stale: syncer.stale,
+      enqueued: this.enqueuedCount,
+      claims: this.#claimer.counts.claims,
+      rescuedJobs: this.#node.counts.rescuedJobs,
+      held: scheduler.held,
+      running: scheduler.running,
+      waitMs: spread(wait),
+      runMs: spread(run),
+    }
+  }
+
+  async drain(timeoutMs = 60_000): Promise<void> {
+    const deadline = new Deadline(this.clock, timeoutMs)
+    for (;;) {
+      if (this.#isEmpty() && !(await this.store.hasReady())) {
+        if (this.#isEmpty()) return
+      }
+      if (deadline.leftMs() === 0)
+        throw new EngineError('STOP_TIMEOUT', `not drained within ${timeoutMs} ms`, { ...this.#scheduler.stats() })
+      await new Promise<void>((wake) => {
+        const timer = this.clock.after(Math.min(100, deadline.leftMs()), wake, true)
+        this.#idle.push(() => {
+          timer.cancel()
+          wake()
+        })
+      })
+    }
+  }
+
+  #isEmpty(): boolean {
+    return this.#scheduler.stats().held === 0 && this.#syncer.stats().heldUpdates === 0
+  }
+
+  #checkIdle(): void {
+    if (this.#idle.length === 0 || !this.#isEmpty()) return
+    for (const wake of this.#idle.splice(0)) wake()
+  }
+
+  // ------------------------------------------------------------------ stop
+
+  stop(timeoutMs: number = this.settings.stopTimeoutMs): Promise<StopReport> {
+    this.#stopping ??= this.#stop(timeoutMs)
+    return this.#stopping
+  }
+
+  async kill(): Promise<void> {
+    if (this.#stopping === null) await this.stop(KILL_MS)
+    else await Promise.race([this.#stopping, this.#hurry()])
+  }
+
+  /** A second wish to stop: what still runs is ended now. */
+  async #hurry(): Promise<void> {
+    this.#cutShort?.()
+    await this.#stopping
+  }
+
+  #cutShort: (() => void) | null = null
+
+  async #stop(timeoutMs: number): Promise<StopReport> {
+    const was = this.#life
+    if (was === 'new' || was === 'stopped') {
+      this.#life = 'stopped'
+      await this.closeEnqueuer()
+      await this.closeStore()
+      return { released: 0, outboxed: 0 }
+    }
+    this.#life = 'stopping'
+    this.log.info({ timeoutMs }, 'engine.stopping')
+    const deadline = new Deadline(this.clock, timeoutMs)
+    this.#node.quiet()
+    this.#claimer.quiet()
+    this.#scheduler.quiet()
+    await this.closeEnqueuer()
+    const hurried = new Promise<void>((resolve) => {
+      this.#cutShort = resolve
+    })
+    const running = new Deadline(this.clock, timeoutMs * (1 - FLUSH_SHARE))
+    await Promise.race([Promise.all([this.#claimer.stop(), this.#scheduler.stop(running)]), hurried])
+    await Promise.all([this.#claimer.stop(), this.#scheduler.stop(new Deadline(this.clock, 0))])
+    this.#cutShort = null
+    await this.#listener?.close()
+    await this.#pool.stop(new Deadline(this.clock, Math.max(200, deadline.leftMs() / 2)))
+    const flushed = await this.#syncer.finish(new Deadline(this.clock, Math.max(1_500, deadline.leftMs())))
+    await this.#node.stop(flushed.outboxed === 0)
+    await this.#outbox.close()
+    await this.closeStore()
+    this.#life = 'stopped'
+    const report = { released: this.#scheduler.stats().released, outboxed: flushed.outboxed }
+    this.log.info(report, 'engine.stopped')
+    return report
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop()
+  }
+}
+
+/** The console's methods, connecting when one is first called. */
+function lateConsole(open: () => Promise<Console>): Console {
+  let opened: Promise<Console> | null = null
+  const get = () => {
+    opened ??= open().catch((error) => {
+      opened = null
+      throw error
+    })
+    return opened
+  }
+  return {
+    queues: async () => (await get()).queues(),
+    nodes: async () => (await get()).nodes(),
+    jobs: async (filter) => (await get()).jobs(filter),
+    job: async (id) => (await get()).job(id),
+    explain: async (id) => (await get()).explain(id),
+    dead: {
+      list: async (filter) => (await get()).dead.list(filter),
+      requeue: async (filter) => (await get()).dead.requeue(filter),
+      purge: async (filter) => (await get()).dead.purge(filter),
+    },
+    cancel: async (id, reason) => (await get()).cancel(id, reason),
+    doctor: async () => (await get()).doctor(),
+    migrations: async (dryRun) => (await get()).migrations(dryRun),
+  }
+}
+
+const NO_SPREAD: Spread = { p50: 0, p99: 0 }
+const NO_STATS: EngineStats = {
+  completed: 0,
+  failed: 0,
+  timedOut: 0,
+  retried: 0,
+  dead: 0,
+  cancelled: 0,
+  released: 0,
+  lateReports: 0,
+  settled: 0,
+  stale: 0,
+  enqueued: 0,
+  claims: 0,
+  rescuedJobs: 0,
+  held: 0,
+  running: 0,
+  waitMs: NO_SPREAD,
+  runMs: NO_SPREAD,
+}
+
+function spread(histogram: { count: number; percentile(share: number): number }): Spread {
+  if (histogram.count === 0) return NO_SPREAD
+  return { p50: histogram.percentile(50) / 1_000, p99: histogram.percentile(99) / 1_000 }
+}
+
+let knownVersion: string | null = null
+
+function packageVersion(): string {
+  knownVersion ??= (
+    JSON.parse(
+      readFileSync(
+        new URL(import.meta.url.includes('/dist/') ? '../../package.json' : '../package.json', import.meta.url),
+        'utf8',
+      ),
+    ) as { version: string }
+  ).version
+  return knownVersion
+}

@@ -1,0 +1,37 @@
+// The public API of the package.
+
+export type {
+  Client,
+  Console,
+  DeadFilter,
+  DeadRow,
+  DoctorRow,
+  Engine,
+  EngineStats,
+  JobEvent,
+  JobFilter,
+  JobLife,
+  JobRow,
+  JobState,
+  NodeRow,
+  Producer,
+  QueueStats,
+  Registry,
+  RegistryOf,
+  StopReport,
+} from './api.ts'
+export { EngineError, ERROR_CODES, type ErrorCode } from './base/errors.ts'
+export type { Log, LogMethod } from './base/log.ts'
+export {
+  defineTask,
+  type Json,
+  type RetryPolicy,
+  type TaskContext,
+  type TaskDefinition,
+  type TaskOptions,
+} from './base/task.ts'
+export type { Settings } from './config/settings.ts'
+export { type ClientOptions, createClient, createEngine, type EngineOptions } from './engine.ts'
+export type { Enqueued, EnqueuedMany, EnqueueItem, EnqueueOptions } from './enqueuer.ts'
+export type { MigrationReport } from './store/migrate.ts'
+export type { ForeignClient } from './store/store.ts'

@@ -1,0 +1,79 @@
+// Which files hold the tasks: a folder's modules, or files that were named. Threads import them; here they are only found.
+
+import { readdirSync, statSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { EngineError } from './base/errors.ts'
+import { isTask, type TaskDefinition } from './base/task.ts'
+
+/** A folder, a file, a URL, or task definitions; or a list of them. */
+export type TaskSource = string | URL | TaskDefinition<string, never, unknown>
+
+const MODULE = /\.(js|mjs|cjs)$/
+const TYPESCRIPT = /\.(ts|mts|cts)$/
+const NOT_A_TASK = /(\.d\.[cm]?ts|\.(test|spec)\.[cm]?[jt]s)$/
+const FILES_MAX = 10_000
+
+export interface TaskFiles {
+  /** URLs of the files that threads import. */
+  readonly modules: readonly string[]
+  /** Definitions whose handlers run on the main thread. */
+  readonly inline: readonly TaskDefinition[]
+}
+
+/** @throws EngineError CONFIG_INVALID when a source does not exist or a definition says neither `module` nor `inline` */
+export function findTaskFiles(
+  sources: TaskSource | readonly TaskSource[],
+  cwd: string,
+  typescript: boolean,
+): TaskFiles {
+  const modules = new Set<string>()
+  const inline: TaskDefinition[] = []
+  for (const source of Array.isArray(sources) ? (sources as readonly TaskSource[]) : [sources as TaskSource]) {
+    if (isTask(source)) {
+      if (source.inline) inline.push(source)
+      else if (source.module) modules.add(source.module)
+      else {
+        throw new EngineError(
+          'CONFIG_INVALID',
+          `task ${JSON.stringify(source.name)} does not say which file exports it: add module: import.meta.url, give the engine its folder, or set inline: true`,
+          { task: source.name },
+        )
+      }
+    } else if (typeof source === 'string' || source instanceof URL) {
+      for (const path of filesOf(pathOf(source, cwd), typescript)) modules.add(pathToFileURL(path).href)
+    } else {
+      throw new EngineError(
+        'CONFIG_INVALID',
+        `tasks must be folders, files or what defineTask returned, got ${typeof source}`,
+        {},
+      )
+    }
+  }
+  return { modules: [...modules], inline }
+}
+
+function pathOf(source: string | URL, cwd: string): string {
+  if (source instanceof URL || source.startsWith('file:')) return fileURLToPath(source)
+  return resolve(cwd, source)
+}
+
+function filesOf(path: string, typescript: boolean): string[] {
+  const stat = statSync(path, { throwIfNoEntry: false })
+  if (!stat) throw new EngineError('CONFIG_INVALID', `tasks: there is no folder or file ${path}`, { path })
+  if (stat.isFile()) return [path]
+  const names = readdirSync(path).filter((name) => !NOT_A_TASK.test(name) && !name.startsWith('.'))
+  const found = names.filter((name) => MODULE.test(name) || (typescript && TYPESCRIPT.test(name))).sort()
+  if (found.length > FILES_MAX)
+    throw new EngineError('CONFIG_INVALID', `tasks: ${path} has ${found.length} files, at most ${FILES_MAX} are read`, {
+      path,
+    })
+  if (found.length === 0 && !typescript && names.some((name) => TYPESCRIPT.test(name))) {
+    throw new EngineError(
+      'CONFIG_INVALID',
+      `tasks: ${path} holds TypeScript only, which this Node does not run: name the folder of the built files`,
+      { path },
+    )
+  }
+  return found.map((name) => join(path, name)).filter((file) => statSync(file).isFile())
+}

@@ -4,7 +4,6 @@
 import { readFileSync } from 'node:fs'
 import { basename } from 'node:path'
 import { systemClock } from './base/clock.ts'
-import type { Api } from './cli/api.ts'
 import type { Signals } from './cli/context.ts'
 import { run } from './cli/run.ts'
 
@@ -37,7 +36,6 @@ const signals: Signals = {
   },
 }
 
-const index: string = './index.js'
 const packageJson = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
   version: string
 }
@@ -53,7 +51,7 @@ const code = await run({
   nodeVersion: process.version,
   clock: systemClock,
   signals,
-  api: async () => (await import(index)) as Api,
+  api: () => import('./index.ts'),
 })
 // Whatever still holds the event loop (a socket that does not close) must not keep a finished command alive.
 process.exit(code)

@@ -8,9 +8,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import type { JobRow } from '../engine/api.ts'
 import { type Clock, systemClock } from '../engine/base/clock.ts'
 import { EngineError } from '../engine/base/errors.ts'
-import type { Api, Client, Console, Engine, EngineStats, Options } from '../engine/cli/api.ts'
+import type { Api, Client, Console, Engine, EngineStats } from '../engine/cli/api.ts'
 import type { Signals } from '../engine/cli/context.ts'
 import { run } from '../engine/cli/run.ts'
 import { SETTING_NAMES } from '../engine/config/settings.ts'
@@ -90,8 +91,17 @@ async function cli(words: readonly string[], setup: Setup = {}): Promise<Ran> {
 const STATS: EngineStats = {
   completed: 0,
   failed: 0,
+  timedOut: 0,
   retried: 0,
   dead: 0,
+  cancelled: 0,
+  released: 0,
+  lateReports: 0,
+  settled: 0,
+  stale: 0,
+  enqueued: 0,
+  claims: 0,
+  rescuedJobs: 0,
   held: 0,
   running: 0,
   waitMs: { p50: 1, p99: 2 },
@@ -100,20 +110,33 @@ const STATS: EngineStats = {
 
 const CREATED = new Date('2026-11-21T01:02:03.004Z')
 
+const JOB: JobRow = {
+  id: 7,
+  task: 'mail',
+  queue: 'default',
+  state: 'completed',
+  attempt: 1,
+  maxAttempts: 3,
+  priority: 0,
+  group: null,
+  idempotencyKey: null,
+  payload: null,
+  result: { sent: true },
+  error: null,
+  meta: null,
+  createdAt: CREATED,
+  runAt: null,
+  startedAt: null,
+  finishedAt: null,
+  node: 1,
+}
+
 function fakeConsole(overrides: Partial<Console> = {}): Console {
-  const job = {
-    id: 7,
-    task: 'mail',
-    queue: 'default',
-    state: 'completed',
-    attempt: 1,
-    maxAttempts: 3,
-    createdAt: CREATED,
-  }
   return {
     queues: async () => [
       {
         queue: 'default',
+        paused: false,
         available: 1_234,
         inFlight: 2,
         scheduled: 3,
@@ -123,10 +146,25 @@ function fakeConsole(overrides: Partial<Console> = {}): Console {
         oldestWaitingMs: 61_000,
       },
     ],
-    nodes: async () => [{ node: 'n1', host: 'h', threads: 2 }],
-    jobs: async () => [{ ...job, result: { sent: true } }],
+    nodes: async () => [
+      {
+        id: 3,
+        host: 'h',
+        pid: 99,
+        version: '1.2.3',
+        threads: 2,
+        state: 'live',
+        startedAt: CREATED,
+        seenAt: CREATED,
+        silentMs: 1_200,
+        limitMs: 30_000,
+        held: 17,
+      },
+    ],
+    jobs: async () => [JOB],
+    job: async () => JOB,
     explain: async () => ({
-      job,
+      job: JOB,
       events: [
         { at: CREATED, state: 'queued', where: 'queue default', why: 'enqueued' },
         { at: new Date(CREATED.getTime() + 12), state: 'completed', where: 'node n1', why: 'the handler returned' },
@@ -142,7 +180,7 @@ function fakeConsole(overrides: Partial<Console> = {}): Console {
 
 interface Calls {
   enqueued: unknown[][]
-  options: Options[]
+  options: object[]
   closed: number
   stopped: number
   killed: number
@@ -156,10 +194,15 @@ function fakeApi(overrides: { console?: Partial<Console>; engine?: Partial<Engin
       calls.enqueued.push(args)
       return { id: 41, duplicate: false }
     },
-    async enqueueMany(task: string, payloads: readonly unknown[], options?: unknown) {
-      calls.enqueued.push([task, payloads, options])
-      return { ranges: [{ first: 100, count: payloads.length }], count: payloads.length }
+    async enqueueMany(...args: unknown[]) {
+      calls.enqueued.push(args)
+      const count = (args[1] as unknown[]).length
+      return { ids: [{ first: 100, count }], count }
     },
+    async migrate(dryRun = false) {
+      return { from: 0, to: 1, applied: [{ version: 1, name: 'base' }], sql: dryRun ? 'create table x ()' : '' }
+    },
+    async [Symbol.asyncDispose]() {},
   }
   const api: Api & { calls: Calls } = {
     calls,
@@ -170,12 +213,14 @@ function fakeApi(overrides: { console?: Partial<Console>; engine?: Partial<Engin
         start: async () => {},
         stop: async () => {
           calls.stopped++
-          return { released: 0 }
+          return { released: 0, outboxed: 0 }
         },
         kill: async () => {
           calls.killed++
         },
         stats: () => STATS,
+        drain: async () => {},
+        broken: [],
         ...overrides.engine,
       }
     },
@@ -183,7 +228,6 @@ function fakeApi(overrides: { console?: Partial<Console>; engine?: Partial<Engin
       calls.options.push(options)
       return {
         ...producer,
-        migrate: async () => ({ from: 0, to: 1, applied: [{ version: 1, name: 'base' }], sql: '' }),
         close: async () => {
           calls.closed++
         },
@@ -433,9 +477,7 @@ test('explain prints every state with when, where and why', async () => {
 
 test('text from the database cannot move the cursor or break a line', async () => {
   const console: Partial<Console> = {
-    jobs: async () => [
-      { id: 1, task: 't', queue: 'q', state: 'failed', error: { code: 'X', message: 'a\u001b[2Jb\nc\u0007' } },
-    ],
+    jobs: async () => [{ ...JOB, id: 1, state: 'failed', error: { code: 'X', message: 'a\u001b[2Jb\nc\u0007' } }],
   }
   const { out } = await cli(['jobs'], { api: fakeApi({ console }) })
   assert.match(out, /X a·\[2Jb c·/)
@@ -563,7 +605,7 @@ test('the demo enqueues one job per file on a queue of its own and sums up', asy
       payloads.map(({ path }) => path).sort(),
       ['a', 'b', 'deep/c'].map((name) => join(cwd, 'files', name)),
     )
-    assert.deepEqual(api.calls.options[0]!.queues, [queue])
+    assert.deepEqual((api.calls.options[0] as { queues: string[] }).queues, [queue])
     assert.equal(api.calls.stopped, 1)
     const json = await cli(['demo', 'files', '--json'], { api, cwd })
     assert.equal(json.lines.length, 1)

@@ -7,7 +7,7 @@ import { brief, moment, plural, printTable } from './text.ts'
 
 export async function deadList(cli: Cli, filter: DeadFilter): Promise<void> {
   const { terminal, program } = cli
-  const rows = await withClient(cli, (client) => client.console.dead.list(filter))
+  const rows = await withClient(cli, 'nothing', (client) => client.console.dead.list(filter))
   if (terminal.json) return rows.forEach((row) => void terminal.record(row))
   if (rows.length === 0) return terminal.print('No dead letter fits.')
   await printTable(
@@ -33,12 +33,12 @@ export async function deadList(cli: Cli, filter: DeadFilter): Promise<void> {
 }
 
 export async function deadRequeue(cli: Cli, filter: DeadFilter & { all?: boolean }): Promise<void> {
-  const moved = await withClient(cli, (client) => client.console.dead.requeue(chosen(filter)))
+  const moved = await withClient(cli, 'nothing', (client) => client.console.dead.requeue(chosen(filter)))
   report(cli, 'requeued', moved)
 }
 
 export async function deadPurge(cli: Cli, filter: DeadFilter & { all?: boolean }): Promise<void> {
-  const gone = await withClient(cli, (client) => client.console.dead.purge(chosen(filter)))
+  const gone = await withClient(cli, 'nothing', (client) => client.console.dead.purge(chosen(filter)))
   report(cli, 'purged', gone)
 }
 

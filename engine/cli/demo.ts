@@ -66,7 +66,7 @@ async function show(cli: Cli, engine: Engine, { found, queue, threads, asked }: 
     const total = found.paths.length
     const bar = await openBar(cli, total)
     const beganMs = clock.steadyMs()
-    const { ranges } = await engine.enqueueMany(
+    const { ids } = await engine.enqueueMany(
       'fingerprint',
       found.paths.map((path) => ({ path })),
       { queue },
@@ -89,7 +89,7 @@ async function show(cli: Cli, engine: Engine, { found, queue, threads, asked }: 
       now,
       tookMs,
       enqueueMs: enqueuedMs - beganMs,
-      firstId: ranges[0]!.first,
+      firstId: ids[0]!.first,
     })
     if (stopped.signal.aborted) terminal.note('Stopped early; `start` would finish the rest.')
   } finally {

@@ -53,7 +53,7 @@ async function database(cli: Cli): Promise<readonly DoctorRow[]> {
     return [] // said above
   }
   try {
-    return await withClient(cli, (client) => client.console.doctor())
+    return await withClient(cli, 'nothing', (client) => client.console.doctor())
   } catch (error) {
     const hint = error instanceof EngineError ? ` ${error.hint}` : ''
     return [{ check: 'database', value: codeOf(error), verdict: 'bad', advice: `${messageOf(error)}${hint}` }]

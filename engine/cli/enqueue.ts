@@ -7,9 +7,8 @@ import { type Cli, withClient } from './context.ts'
 import { readJson } from './read.ts'
 import { plural } from './text.ts'
 
-export interface EnqueueFlags extends EnqueueOptions {
-  count?: number
-}
+/** What the command line gave. */
+export type EnqueueFlags = { -readonly [Name in keyof EnqueueOptions]: EnqueueOptions[Name] } & { count?: number }
 
 export async function enqueue(cli: Cli, task: string, json: string | undefined, flags: EnqueueFlags): Promise<void> {
   const { count, ...options } = flags
@@ -26,11 +25,11 @@ export async function enqueue(cli: Cli, task: string, json: string | undefined, 
     throw new EngineError('VALIDATION', '--run-at and --delay exclude each other', { field: '--delay' })
   }
   const payload = json === undefined ? null : readJson(json)
-  await withClient(cli, async (client) => {
+  await withClient(cli, 'schema', async (client) => {
     if (count === undefined) return one(cli, await client.enqueue(task, payload, options), task)
-    const { ranges, count: written } = await client.enqueueMany(task, new Array(count).fill(payload), options)
-    if (cli.terminal.json) return cli.terminal.record({ task, count: written, ranges })
-    const said = ranges.map(({ first, count: n }) => (n === 1 ? `${first}` : `${first} to ${first + n - 1}`))
+    const { ids, count: written } = await client.enqueueMany(task, new Array(count).fill(payload), options)
+    if (cli.terminal.json) return cli.terminal.record({ task, count: written, ids })
+    const said = ids.map(({ first, count: n }) => (n === 1 ? `${first}` : `${first} to ${first + n - 1}`))
     const more = said.length > 3 ? ` and ${said.length - 3} more ranges` : ''
     cli.terminal.print(`Enqueued ${plural(written, 'job')} of ${task}: ${said.slice(0, 3).join(', ')}${more}`)
   })

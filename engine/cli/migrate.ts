@@ -6,9 +6,8 @@ import { plural } from './text.ts'
 export async function migrate(cli: Cli, flags: { dryRun?: boolean }): Promise<void> {
   const { terminal } = cli
   const dryRun = flags.dryRun === true
-  await withClient(cli, async (client) => {
-    const report = dryRun ? await client.console.migrations(true) : await client.migrate()
-    const { from, to, applied, sql } = report
+  await withClient(cli, 'nothing', async (client) => {
+    const { from, to, applied, sql } = await client.migrate(dryRun)
     if (terminal.json) return terminal.record({ dryRun, from, to, applied, ...(dryRun && { sql }) })
     if (applied.length === 0) return terminal.print(`The schema is up to date (version ${to}).`)
     const list = applied.map(({ version, name }) => `${version} ${name}`).join(', ')

@@ -1,11 +1,11 @@
 // `stats [--watch]`: queues and nodes as the database sees them.
 
-import type { Client, QueueStats, Row } from './api.ts'
+import type { Client, NodeRow, QueueStats } from './api.ts'
 import { type Cli, withClient } from './context.ts'
-import { brief, count, printTable, span } from './text.ts'
+import { count, printTable, span } from './text.ts'
 
 export async function stats(cli: Cli, flags: { watch?: boolean; every: number }): Promise<void> {
-  await withClient(cli, async (client) => {
+  await withClient(cli, 'nothing', async (client) => {
     if (!flags.watch) return show(cli, await look(client))
     const signals = cli.signals.take()
     const stop = new AbortController()
@@ -22,7 +22,7 @@ export async function stats(cli: Cli, flags: { watch?: boolean; every: number })
 
 interface Seen {
   readonly queues: readonly QueueStats[]
-  readonly nodes: readonly Row[]
+  readonly nodes: readonly NodeRow[]
 }
 
 async function look(client: Client): Promise<Seen> {
@@ -54,11 +54,26 @@ async function show({ terminal, program }: Cli, { queues, nodes }: Seen): Promis
   )
   terminal.print()
   if (nodes.length === 0) return terminal.print(`No node is running. Start one: ${program} start`)
-  const heads = Object.keys(nodes[0]!)
   await printTable(
     terminal,
-    heads.map((head) => ({ head })),
-    nodes.map((row) => heads.map((head) => brief(row[head]))),
+    [
+      { head: 'node', align: 'right' },
+      { head: 'host' },
+      { head: 'pid', align: 'right' },
+      { head: 'threads', align: 'right' },
+      { head: 'holds', align: 'right' },
+      { head: 'state' },
+      { head: 'heard' },
+    ],
+    nodes.map((row) => [
+      String(row.id),
+      row.host,
+      String(row.pid),
+      count(row.threads),
+      count(row.held),
+      row.silentMs > row.limitMs ? terminal.style('red', 'silent') : row.state,
+      `${span(row.silentMs)} ago`,
+    ]),
   )
 }
 

@@ -12,14 +12,18 @@ export function sqlStateOf(error: unknown): string | null {
   return typeof sqlState === 'string' ? sqlState : null
 }
 
+/** True when the same may be taken later: the way to the server, a deadlock, a shutdown. */
+function isPassing(error: unknown): boolean {
+  return error instanceof EngineError && (error.retry || error.details.retryable === true)
+}
+
 /** True when PostgreSQL said that the data is at fault: sending it again cannot help. */
 export function blamesData(error: unknown): boolean {
   const sqlState = sqlStateOf(error)
-  return !(error instanceof EngineError && error.retry) && sqlState !== null && BLAMES_DATA.test(sqlState)
+  return !isPassing(error) && sqlState !== null && BLAMES_DATA.test(sqlState)
 }
 
 /** True when sending the same again cannot help, or when nobody knows what happened. */
 export function isFinal(error: unknown): boolean {
-  if (error instanceof EngineError && error.retry) return false
-  return sqlStateOf(error) === null || blamesData(error)
+  return !isPassing(error) && (sqlStateOf(error) === null || blamesData(error))
 }

@@ -165,6 +165,15 @@ test('what a killed writer left unfinished is swept when it is old, and left alo
   assert.deepEqual([existsSync(old), existsSync(young)], [false, true])
 })
 
+test('closing waits for what is being written', async () => {
+  const { outbox } = outboxIn(newFolder())
+  let written = 0
+  for (let no = 1; no <= 5; no++) void outbox.put(5, flushWith(no)).then(() => written++)
+  await outbox.close()
+  assert.equal(written, 5)
+  assert.deepEqual((await replayed(outbox)).nos, [1, 2, 3, 4, 5])
+})
+
 test('two processes that share a folder keep their records apart, and either may send them', async () => {
   const folder = newFolder()
   const one = outboxIn(folder, { nodeUid: 'one' }).outbox

@@ -104,6 +104,11 @@ export class RecordFolder<T> {
     return { records, bytes }
   }
 
+  /** Resolves when everything that was asked for before is done. Nothing is held open in between. */
+  async settled(): Promise<void> {
+    await this.#tail
+  }
+
   /** Deletes what writers that were killed left unfinished before `wallMs`. */
   async sweep(wallMs: number): Promise<void> {
     const names = await this.#safely('read', () => readdir(this.#path).catch(unlessMissing([])))

@@ -153,6 +153,12 @@ export class Outbox {
     return found
   }
 
+  /** Resolves when everything that was given before is on disk or has failed. */
+  async close(): Promise<void> {
+    await this.#shelves?.flush.settled()
+    await this.#shelves?.dead.settled()
+  }
+
   async #sendOne(
     record: OutboxRecord,
     send: (record: OutboxRecord) => Promise<unknown>,

@@ -110,6 +110,7 @@ export class Inbox<Message> {
   receive(): Promise<Message> {
     const message = this.tryReceive()
     if (message !== undefined) return Promise.resolve(message)
+    invariant(this.#receivers.length < this.#options.messagesMax, 'no more receivers wait than messages may')
     return new Promise((resolve) => {
       this.#receivers.push(resolve)
     })

@@ -1,6 +1,7 @@
 // Reads cron expressions into plans. A plan is a handful of bitmasks and a zone, immutable and shared; occurrences.ts
 // walks it. cron-parser reads the expression; before that, everything that we do not promise is refused by name, and
-// after that nothing of it is used again, because walking 10,000 schedules with it takes two thousand times as long.
+// after that nothing of it is used again: to walk 10,000 schedules over 10 minutes takes 0.45 ms here and 500 ms there
+// (2026-11-21, bench/cron.bench.ts).
 //
 // The dialect
 //   [second] minute hour day-of-month month day-of-week, or @yearly @annually @monthly @weekly @daily @midnight @hourly
@@ -58,7 +59,8 @@ export interface CronPlan {
 }
 
 /**
- * Reads an expression. `timeZone` is an IANA name, default UTC. Equal arguments usually give the same plan, at no cost.
+ * Reads an expression. `timeZone` is an IANA name, default UTC. Equal arguments usually give the same plan, in 0.1 us;
+ * a new expression costs about 20 us, so whoever reads thousands at once pauses in between.
  * @throws EngineError VALIDATION; details: field (second, minute, hour, dayOfMonth, month, dayOfWeek, expression or
  * timeZone), value, and allowed, the range that the field takes.
  */

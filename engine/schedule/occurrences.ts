@@ -76,7 +76,7 @@ export function occurrencesBetween(plan: CronPlan, startMs: number, endMs: numbe
 
 /**
  * The times of many plans in [startMs, endMs): plan by plan, each in order; `refs` are indices into `plans`.
- * 10,000 plans over 10 minutes take 0.4 ms, in any zone (see results/).
+ * 10,000 plans over 10 minutes take 0.45 ms in one zone, 0.9 ms in 418 (2026-11-21, bench/cron.bench.ts).
  */
 export function enumerate(
   plans: readonly CronPlan[],

@@ -21,7 +21,7 @@ export interface Planned {
 }
 
 /** Called per run in order. Return false to stop. */
-export type RunVisitor<S> = (schedule: S, dueMs: number) => boolean | undefined | void
+export type RunVisitor<S> = (schedule: S, dueMs: number) => unknown
 
 /** The runs of a window, sorted and fixed. */
 export class Runs<S> {

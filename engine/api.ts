@@ -63,6 +63,8 @@ export interface Engine<Tasks = Registry> extends Producer<Tasks> {
   migrate(dryRun?: boolean): Promise<MigrationReport>
   /** Resolves when this engine holds nothing and PostgreSQL has nothing ready for it. Rejects after `timeoutMs` (default 60,000). */
   drain(timeoutMs?: number): Promise<void>
+  /** Resolves when this engine has stopped, also when it stopped itself because it could not go on. */
+  readonly stopped: Promise<void>
   /** Task files that could not be loaded, with the reason. */
   readonly broken: readonly { readonly file: string; readonly message: string }[]
   [Symbol.asyncDispose](): Promise<void>

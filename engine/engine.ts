@@ -111,21 +111,9 @@ class Base {
   }
 
   async #open(): Promise<void> {
-    const { database, dataDir, schema, statementTimeoutMs, preparedStatements, migrate } = this.settings
-    if (database === null) {
-      this.embedded = await openEmbedded({ dataDir: resolve(cwd(), dataDir, 'pg'), clock: this.clock, log: this.log })
-      this.log.info({ dataDir: this.embedded.dataDir, shared: this.embedded.shared }, this.embedded.notice)
-    }
-    const store = new Store({
-      url: this.databaseUrl(),
-      schema,
-      clock: this.clock,
-      timeoutMs: statementTimeoutMs,
-      prepared: preparedStatements,
-      name: 'millrace',
-    })
+    const store = await this.#connect()
     try {
-      if (migrate) await store.migrate()
+      if (this.settings.migrate) await store.migrate()
       else await store.checkVersion()
     } catch (error) {
       await store.close()
@@ -134,6 +122,23 @@ class Base {
       throw error
     }
     this.#store = store
+  }
+
+  /** The way to PostgreSQL, whatever the schema is. */
+  async #connect(): Promise<Store> {
+    const { database, dataDir, schema, statementTimeoutMs, preparedStatements } = this.settings
+    if (database === null && this.embedded === null) {
+      this.embedded = await openEmbedded({ dataDir: resolve(cwd(), dataDir, 'pg'), clock: this.clock, log: this.log })
+      this.log.info({ dataDir: this.embedded.dataDir, shared: this.embedded.shared }, this.embedded.notice)
+    }
+    return new Store({
+      url: this.databaseUrl(),
+      schema,
+      clock: this.clock,
+      timeoutMs: statementTimeoutMs,
+      prepared: preparedStatements,
+      name: 'millrace',
+    })
   }
 
   protected databaseUrl(): string {
@@ -196,28 +201,13 @@ class Base {
   }
 
   async migrate(dryRun = false): Promise<MigrationReport> {
-    if (!this.#store) {
-      if (!dryRun) {
-        await this.open()
-        return { ...(await this.store.migrate(true)) }
-      }
-      const { database, schema, statementTimeoutMs, preparedStatements } = this.settings
-      if (database === null) await this.open()
-      const store = new Store({
-        url: this.databaseUrl(),
-        schema,
-        clock: this.clock,
-        timeoutMs: statementTimeoutMs,
-        prepared: preparedStatements,
-        name: 'millrace',
-      })
-      try {
-        return await store.migrate(true)
-      } finally {
-        await store.close()
-      }
+    if (this.#store) return this.store.migrate(dryRun)
+    const store = await this.#connect()
+    try {
+      return await store.migrate(dryRun)
+    } finally {
+      await store.close()
     }
-    return this.store.migrate(dryRun)
   }
 }
 
@@ -247,6 +237,10 @@ type Life = 'new' | 'starting' | 'running' | 'stopping' | 'stopped'
 
 class MillraceEngine extends Base {
   readonly #tasks: TaskSource | readonly TaskSource[]
+  #onStopped!: () => void
+  readonly stopped = new Promise<void>((resolve) => {
+    this.#onStopped = resolve
+  })
   #life: Life = 'new'
   #stopping: Promise<StopReport> | null = null
   #catalog: Catalog = { tasks: [], broken: [] }
@@ -530,7 +524,7 @@ class MillraceEngine extends Base {
   // ------------------------------------------------------------------ stop
 
   stop(timeoutMs: number = this.settings.stopTimeoutMs): Promise<StopReport> {
-    this.#stopping ??= this.#stop(timeoutMs)
+    this.#stopping ??= this.#stop(timeoutMs).finally(() => this.#onStopped())
     return this.#stopping
   }
 

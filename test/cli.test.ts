@@ -221,6 +221,7 @@ function fakeApi(overrides: { console?: Partial<Console>; engine?: Partial<Engin
         stats: () => STATS,
         drain: async () => {},
         broken: [],
+        stopped: new Promise<void>(() => {}),
         ...overrides.engine,
       }
     },
@@ -575,6 +576,12 @@ test('a second signal releases and leaves with 1, even when stopping never ends'
   assert.equal(code, 1)
   assert.equal(api.calls.killed, 1)
   assert.match(out, /start\.leaving/)
+})
+
+test('an engine that stops itself ends start with 70, so that a supervisor starts it again', async () => {
+  const { code, out } = await cli(['start'], { api: fakeApi({ engine: { stopped: Promise.resolve() } }) })
+  assert.equal(code, 70)
+  assert.match(out, /start\.stopped_itself/)
 })
 
 test('start that cannot start says why and exits with the code of the error', async () => {

@@ -18,7 +18,8 @@ export async function demo(cli: Cli, folder: string): Promise<number> {
   const root = resolve(cli.cwd, folder)
   const found = await walk(root)
   const queue = `demo-${new Date(clock.wallMs()).toISOString().replace(/\D/g, '').slice(2, 14)}`
-  const where = relative(cli.cwd, root) || '.'
+  const near = relative(cli.cwd, root) || '.'
+  const where = near.startsWith('..') ? root : near
   terminal.print(
     `Fingerprinting ${plural(found.paths.length, 'file')} (${megabytes(found.bytes)}) under ${where}: ` +
       `SHA-256, gzip size and line count, one job per file, ${plural(settings.threads, 'thread')}.`,
@@ -36,15 +37,16 @@ export async function demo(cli: Cli, folder: string): Promise<number> {
     log: await cli.log('stderr'),
   })
   const signals = cli.signals.take()
+  let leaving = false
   const leave = signals.second.then(async () => {
+    leaving = true
     await Promise.race([engine.kill().catch(() => undefined), clock.sleep(2_000)])
     return 1
   })
   try {
-    return await Promise.race([
-      leave,
-      show(cli, engine, { found, queue, threads: settings.threads, asked: signals.first }),
-    ])
+    const shown = show(cli, engine, { found, queue, threads: settings.threads, asked: signals.first })
+    const code = await Promise.race([leave, shown])
+    return leaving ? 1 : code
   } finally {
     signals.release()
   }

@@ -9,6 +9,10 @@ import { shown } from './config.ts'
 import type { Cli } from './context.ts'
 import { count, plural, rate, span } from './text.ts'
 
+/** Why `start` ends when nobody asked for it. */
+const ITSELF = 'the engine stopped itself'
+const ITSELF_EXIT = 70 // EX_SOFTWARE, so that a supervisor starts it again
+
 /** Resolves with the exit code. */
 export async function start(cli: Cli): Promise<number> {
   const { values: settings, warnings } = await cli.config()
@@ -21,10 +25,18 @@ export async function start(cli: Cli): Promise<number> {
 
   const engine = (await cli.api()).createEngine({ ...settings, log })
   const signals = cli.signals.take()
-  const end = Promise.race([signals.first, cli.terminal.gone.then(() => 'closed output')])
+  const end = Promise.race([
+    signals.first,
+    cli.terminal.gone.then(() => 'nobody reads the output'),
+    engine.stopped.then(() => ITSELF),
+  ])
   const startedMs = cli.clock.steadyMs()
+  let leaving = false
+  const leave = signals.second.then(() => {
+    leaving = true
+    return leaveNow(cli, engine, log, people)
+  })
   try {
-    const leave = signals.second.then(() => leaveNow(cli, engine, log, people))
     const whole = (async () => {
       await engine.start()
       const tookMs = cli.clock.steadyMs() - startedMs
@@ -33,7 +45,8 @@ export async function start(cli: Cli): Promise<number> {
       await summariesUntil(cli, engine, end, settings, log, people)
       return await stop(cli, engine, await end, settings, log, people)
     })()
-    return await Promise.race([whole, leave])
+    const code = await Promise.race([whole, leave])
+    return leaving ? 1 : code
   } finally {
     signals.release()
   }
@@ -111,6 +124,11 @@ async function stop(
   log: Log,
   people: boolean,
 ): Promise<number> {
+  if (why === ITSELF) {
+    if (people) cli.terminal.print(cli.terminal.style('red', 'The engine stopped itself; the log says why.'))
+    else log.error({}, 'start.stopped_itself')
+    return ITSELF_EXIT
+  }
   const { running } = engine.stats()
   if (people) {
     const what = running > 0 ? `waiting up to ${span(stopTimeoutMs)} for ${plural(running, 'running job')}` : 'flushing'
@@ -123,8 +141,8 @@ async function stop(
   return 0
 }
 
-function released(jobs: number | undefined): string {
-  return jobs === undefined || jobs === 0 ? '' : `, ${plural(jobs, 'job')} released to run elsewhere`
+function released(jobs: number): string {
+  return jobs === 0 ? '' : `, ${plural(jobs, 'job')} released to run elsewhere`
 }
 
 /** A store that does not answer must not keep the process from leaving. */

@@ -1,6 +1,7 @@
 // `demo [FOLDER]`: the first contact. Fingerprints every file under a folder, one job per file, on all threads, and
 // keeps the results. It uses a queue of its own, so that it disturbs nothing and nothing disturbs it.
 
+import { existsSync } from 'node:fs'
 import { relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type Found, walk } from '../demo/walk.ts'
@@ -25,10 +26,10 @@ export async function demo(cli: Cli, folder: string): Promise<number> {
       `SHA-256, gzip size and line count, one job per file, ${plural(settings.threads, 'thread')}.`,
   )
   if (found.more) terminal.print(`The folder holds more; the demo takes the first ${count(found.paths.length)}.`)
-  if (settings.database === null)
-    terminal.note(
-      terminal.style('dim', `Embedded PostgreSQL in ${settings.dataDir}; the first start takes a few seconds.`),
-    )
+  if (settings.database === null) {
+    const first = existsSync(resolve(cli.cwd, settings.dataDir)) ? '' : '; the first start takes a few seconds'
+    terminal.note(terminal.style('dim', `Embedded PostgreSQL in ${settings.dataDir}${first}.`))
+  }
 
   const engine = (await cli.api()).createEngine({
     ...settings,
@@ -93,7 +94,11 @@ async function show(cli: Cli, engine: Engine, { found, queue, threads, asked }: 
       enqueueMs: enqueuedMs - beganMs,
       firstId: ids[0]!.first,
     })
-    if (stopped.signal.aborted) terminal.note('Stopped early; `start` would finish the rest.')
+    const left = total - now.completed - now.dead
+    if (left > 0) {
+      terminal.note(`Stopped early; ${plural(left, 'job')} stay in the queue. To finish them:`)
+      terminal.note(`  ${cli.program} start --tasks ${TASKS} --queues ${queue}`)
+    }
   } finally {
     await engine.stop()
   }

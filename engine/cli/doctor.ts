@@ -53,7 +53,8 @@ async function database(cli: Cli): Promise<readonly DoctorRow[]> {
     return [] // said above
   }
   try {
-    return await withClient(cli, 'nothing', (client) => client.console.doctor())
+    const rows = await withClient(cli, 'nothing', (client) => client.console.doctor())
+    return rows.filter(({ check }) => check !== 'node') // said above, also when there is no database
   } catch (error) {
     const hint = error instanceof EngineError ? ` ${error.hint}` : ''
     return [{ check: 'database', value: codeOf(error), verdict: 'bad', advice: `${messageOf(error)}${hint}` }]

@@ -35,9 +35,11 @@ export async function jobs(cli: Cli, filter: JobFilter): Promise<void> {
   terminal.note(terminal.style('dim', `  ${more}one job's life: ${program} explain ${rows[0]!.id}`))
 }
 
+const BAD = new Set(['failed', 'failed attempt', 'timed out', 'expired', 'lost'])
+
 export function colouredState({ terminal }: Cli, state: string): string {
   if (state === 'completed') return terminal.style('green', state)
-  if (state === 'failed' || state === 'expired' || state === 'timed_out') return terminal.style('red', state)
+  if (BAD.has(state)) return terminal.style('red', state)
   if (state === 'running' || state === 'assigned') return terminal.style('cyan', state)
   return state === 'retrying' ? terminal.style('yellow', state) : state
 }

@@ -49,7 +49,7 @@ async function show({ terminal, program }: Cli, { queues, nodes }: Seen): Promis
       count(row.retrying),
       count(row.blocked),
       row.dead > 0 ? terminal.style('red', count(row.dead)) : '0',
-      row.oldestWaitingMs === null ? '' : span(row.oldestWaitingMs),
+      row.oldestWaitingMs === null || row.available === 0 ? '' : span(row.oldestWaitingMs),
     ]),
   )
   terminal.print()

@@ -68,6 +68,7 @@ export function rate(value: number): string {
 
 /** A span of time as a person says it. */
 export function span(ms: number): string {
+  if (ms > 0 && ms < 0.1) return `${Math.round(ms * 1_000)} µs`
   if (ms < 10) return `${ms.toFixed(1)} ms`
   if (ms < 1_000) return `${Math.round(ms)} ms`
   if (ms < 60_000) return `${(ms / 1_000).toFixed(1)} s`

@@ -41,7 +41,10 @@ export function buildProgram(cli: Cli, outcome: Outcome): Command {
     .exitOverride()
     .configureOutput({ writeOut: (text) => cli.terminal.raw(text), writeErr: () => {} })
     .configureHelp({ formatHelp: (command) => helpText(cli, command, facts) })
-  program.option('--config <file>', 'settings file (or MILLRACE_CONFIG); without it millrace.config.js, .mjs or .json of this folder')
+  program.option(
+    '--config <file>',
+    'settings file (or MILLRACE_CONFIG); without it millrace.config.js, .mjs or .json of this folder',
+  )
   program.option('--json', 'results as JSON lines')
   program.option('--verbose', 'errors with their stack, and a log that says more')
   for (const name of SETTING_NAMES) addSetting(program, name)

@@ -6,6 +6,8 @@ import { OURS } from './peers/table.ts'
 
 export interface Gate {
   readonly says: string
+  /** Which bench measures it. */
+  readonly bench: string
   readonly kind: 'contract' | 'ratio'
   /** True: what was found must be at least the limit; false: at most. */
   readonly atLeast: boolean
@@ -84,6 +86,7 @@ const part = (bench: string, subject: string, metric: Metric) => (results: Resul
 export const GATES: readonly Gate[] = [
   {
     says: 'drain, results kept, times the fastest peer',
+    bench: 'drain',
     kind: 'ratio',
     atLeast: true,
     limit: 1,
@@ -92,6 +95,7 @@ export const GATES: readonly Gate[] = [
   },
   {
     says: 'enqueue to done, times the fastest peer',
+    bench: 'sustained',
     kind: 'ratio',
     atLeast: true,
     limit: 2,
@@ -100,6 +104,7 @@ export const GATES: readonly Gate[] = [
   },
   {
     says: 'bulk enqueue, times the fastest peer',
+    bench: 'enqueue',
     kind: 'ratio',
     atLeast: true,
     limit: 2,
@@ -107,6 +112,7 @@ export const GATES: readonly Gate[] = [
   },
   {
     says: '50 concurrent awaited enqueues, jobs/s durable',
+    bench: 'enqueue',
     kind: 'contract',
     atLeast: true,
     limit: 20_000,
@@ -115,6 +121,7 @@ export const GATES: readonly Gate[] = [
   },
   {
     says: 'latency at 100/s, p50 over the best peer',
+    bench: 'latency',
     kind: 'ratio',
     atLeast: false,
     limit: 1,
@@ -122,6 +129,7 @@ export const GATES: readonly Gate[] = [
   },
   {
     says: 'latency at 100/s, p99 over the best peer',
+    bench: 'latency',
     kind: 'ratio',
     atLeast: false,
     limit: 2,
@@ -130,6 +138,7 @@ export const GATES: readonly Gate[] = [
   },
   {
     says: 'drain with an old snapshot held, part of the rate without',
+    bench: 'snapshot',
     kind: 'ratio',
     atLeast: true,
     limit: 0.9,
@@ -137,6 +146,7 @@ export const GATES: readonly Gate[] = [
   },
   {
     says: 'PostgreSQL CPU per job in bulk, history on, us',
+    bench: 'drain',
     kind: 'contract',
     atLeast: false,
     limit: 10,
@@ -145,6 +155,7 @@ export const GATES: readonly Gate[] = [
   },
   {
     says: 'WAL per job in bulk, history on, bytes',
+    bench: 'drain',
     kind: 'contract',
     atLeast: false,
     limit: 500,
@@ -153,6 +164,7 @@ export const GATES: readonly Gate[] = [
   },
   {
     says: '[CS-100] one iteration with 1,000 active, ms p50',
+    bench: 'iteration',
     kind: 'contract',
     smoke: true,
     atLeast: false,
@@ -162,6 +174,7 @@ export const GATES: readonly Gate[] = [
   },
   {
     says: '[CS-101] inbox send + receive, us p50',
+    bench: 'inbox',
     kind: 'contract',
     smoke: true,
     atLeast: false,
@@ -171,6 +184,7 @@ export const GATES: readonly Gate[] = [
   },
   {
     says: '[CS-097] schedule 10,000 orchestrators, ms',
+    bench: 'orchestrator',
     kind: 'contract',
     smoke: true,
     atLeast: false,
@@ -180,6 +194,7 @@ export const GATES: readonly Gate[] = [
   },
   {
     says: '[CS-098] process 10,000 messages, ms',
+    bench: 'inbox',
     kind: 'contract',
     smoke: true,
     atLeast: false,
@@ -189,6 +204,7 @@ export const GATES: readonly Gate[] = [
   },
   {
     says: '[CS-099] buffer and flush 10,000 updates, ms',
+    bench: 'settle',
     kind: 'contract',
     smoke: true,
     atLeast: false,
@@ -197,6 +213,7 @@ export const GATES: readonly Gate[] = [
   },
   {
     says: '[CS-103] memory per orchestrator, bytes',
+    bench: 'memory',
     kind: 'contract',
     smoke: true,
     atLeast: false,

@@ -7,7 +7,7 @@ import { createLaneMemory, LANE_JOBS_MAX } from '../threads/layout.ts'
 import { ReportReader, ReportWriter } from '../threads/messages.ts'
 import { RingReader, RingWriter } from '../threads/ring.ts'
 
-const RING_BYTES = 4 * 1024 * 1024 // a lane's reports of one bench fit, however many were asked for
+const RING_BYTES = 256 * 1024 // a lane holds at most 1,000 jobs here, and two reports of each fit
 
 /** A task whose jobs share a lane by the thousand, and promise heartbeats: the scheduler's most work per job. */
 export const SHARED_TASK: TaskInfo = {

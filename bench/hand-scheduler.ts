@@ -3,9 +3,11 @@
 import { systemClock } from '../engine/base/clock.ts'
 import { PAYLOAD_SEPARATOR } from '../engine/base/limits.ts'
 import { silentLog } from '../engine/base/log.ts'
+import type { Message } from '../engine/scheduler/messages.ts'
 import type { Occurrences, Outcomes } from '../engine/scheduler/needs.ts'
 import { Scheduler } from '../engine/scheduler/scheduler.ts'
 import type { ClaimedChunk } from '../engine/store/types.ts'
+import type { Inbox } from '../threads/inbox.ts'
 import { HandLanes, SHARED_TASK } from './hand-lanes.ts'
 
 const LANES = 16 // of 1,000 jobs each
@@ -25,7 +27,12 @@ export interface HandScheduler {
   close(): void
 }
 
-export function handScheduler(occurrences?: Occurrences): HandScheduler {
+export interface HandOptions {
+  readonly occurrences?: Occurrences
+  readonly inbox?: Inbox<Message>
+}
+
+export function handScheduler({ occurrences, inbox }: HandOptions = {}): HandScheduler {
   let settled = 0
   const count = () => {
     settled++
@@ -55,6 +62,15 @@ export function handScheduler(occurrences?: Occurrences): HandScheduler {
     lanes,
     outcomes,
     ...(occurrences === undefined ? {} : { occurrences }),
+    ...(inbox === undefined
+      ? {}
+      : {
+          inbox: {
+            tryReceive: () => inbox.tryReceive(),
+            depth: () => inbox.depth,
+            updateDepthStats: () => inbox.updateDepthStats(),
+          },
+        }),
     markRunning: async () => {},
     onRoom: () => {},
     turn: () => {}, // iterations are ours to run

@@ -77,11 +77,13 @@ async function scheduleRuns(harness: Harness, count: number) {
         hand.close()
         updates = 0
         hand = handScheduler({
-          index: indexOf(count),
-          launch: () => {},
-          update: () => {
-            updates++
-            return true
+          occurrences: {
+            index: indexOf(count),
+            launch: () => {},
+            update: () => {
+              updates++
+              return true
+            },
           },
         })
       },

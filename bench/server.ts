@@ -6,9 +6,12 @@
 // server on another machine, it is null. WAL is the difference of insert positions, full-page images included.
 
 import { randomBytes } from 'node:crypto'
-import { readdirSync, readFileSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
+import { openEmbedded } from '../engine/store/embedded.ts'
 
 /** What must stand beside every figure that a server took part in. */
 export interface ServerFacts {
@@ -98,6 +101,18 @@ export class Server {
     await this.#admin.end()
     await this.#close()
   }
+}
+
+/** The server of a run: the one that is named, or an embedded one in a temporary folder, gone with `close`. */
+export async function openServer(databaseUrl: string | undefined): Promise<Server> {
+  if (databaseUrl !== undefined && databaseUrl !== '') return Server.open(databaseUrl)
+  const dataDir = mkdtempSync(join(tmpdir(), 'millrace-bench-'))
+  const embedded = await openEmbedded({ dataDir })
+  return Server.open(embedded.url, async () => {
+    await embedded.close()
+    rmSync(embedded.dataDir, { recursive: true, force: true })
+    rmSync(dataDir, { recursive: true, force: true })
+  })
 }
 
 export function cost(before: Meter, after: Meter): ServerCost {

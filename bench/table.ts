@@ -1,6 +1,7 @@
 // Every benchmark, in the order in which they run: the small ones first, while the process is fresh.
 
 import * as claim from './claim.bench.ts'
+import { cron } from './cron.bench.ts'
 import * as drain from './drain.bench.ts'
 import * as enqueue from './enqueue.bench.ts'
 import type { Harness } from './harness.ts'
@@ -30,6 +31,7 @@ export const benches: readonly Bench[] = [
   inbox,
   orchestrator,
   iteration,
+  cron,
   claim,
   settle,
   enqueue,

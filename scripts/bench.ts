@@ -6,17 +6,15 @@
 // DATABASE_URL names the server; without it an embedded one runs in a temporary folder. A bench that fails is told and
 // the rest goes on; the exit code says so. --gates also fails when a gate is missed, --dry writes nothing.
 
-import { appendFileSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { appendFileSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import Table from 'cli-table3'
 import { packageRoot } from '../bench/facts.ts'
 import { judge } from '../bench/gates.ts'
 import { Harness, METRICS, type Metric, type ResultLine, type Size } from '../bench/harness.ts'
-import { Server } from '../bench/server.ts'
+import { openServer } from '../bench/server.ts'
 import { benches } from '../bench/table.ts'
-import { openEmbedded } from '../engine/store/embedded.ts'
 
 /** A frame without colours and lines between rows, so that a table reads well in a log. */
 const PLAIN = { head: [], border: [], compact: true }
@@ -44,7 +42,7 @@ if (unknown.length > 0)
 const harness = new Harness({
   size: size satisfies Size,
   repetitions,
-  openServer,
+  openServer: () => openServer(process.env.DATABASE_URL),
   ...(flags.systems === undefined ? {} : { systems: flags.systems.split(',') }),
   say: (text) => console.error(text),
 })
@@ -82,18 +80,6 @@ if (verdicts.length > 0) {
   console.log(table.toString())
 }
 if (failed || (flags.gates && verdicts.some(({ passed }) => !passed))) process.exitCode = 1
-
-async function openServer(): Promise<Server> {
-  const given = process.env.DATABASE_URL
-  if (given !== undefined && given !== '') return Server.open(given)
-  const dataDir = mkdtempSync(join(tmpdir(), 'millrace-bench-'))
-  const embedded = await openEmbedded({ dataDir })
-  return Server.open(embedded.url, async () => {
-    await embedded.close()
-    rmSync(embedded.dataDir, { recursive: true, force: true })
-    rmSync(dataDir, { recursive: true, force: true })
-  })
-}
 
 function print(name: string, says: string, lines: readonly ResultLine[]): void {
   if (lines.length === 0) return

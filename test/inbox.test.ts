@@ -1,37 +1,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { type Clock, systemClock, type Timer } from '../engine/base/clock.ts'
+import { type Clock, systemClock } from '../engine/base/clock.ts'
 import { Inbox } from '../threads/inbox.ts'
-
-/** A clock whose timers fire when the test says so. */
-function manualClock() {
-  const timers: { atMs: number; fn: () => void }[] = []
-  let nowMs = 0
-  const clock: Clock = {
-    wallMs: () => nowMs,
-    steadyMs: () => nowMs,
-    after(ms, fn): Timer {
-      const timer = { atMs: nowMs + ms, fn }
-      timers.push(timer)
-      return {
-        cancel: () => {
-          const at = timers.indexOf(timer)
-          if (at >= 0) timers.splice(at, 1)
-        },
-      }
-    },
-    sleep: () => Promise.resolve(),
-  }
-  const advance = (ms: number) => {
-    nowMs += ms
-    for (const timer of timers.filter(({ atMs }) => atMs <= nowMs)) {
-      timers.splice(timers.indexOf(timer), 1)
-      timer.fn()
-    }
-  }
-  return { clock, advance, timers }
-}
+import { ManualClock } from './support/manual-clock.ts'
 
 function inboxOf(messagesMax: number, clock: Clock = systemClock, sendTimeoutMs = 5_000) {
   return new Inbox<number>({ messagesMax, sendTimeoutMs, clock })
@@ -44,14 +16,14 @@ test('[CS-011] a send into a free inbox succeeds and is counted', async () => {
 })
 
 test('[CS-012] a send into a full inbox gives up after its timeout and is counted', async () => {
-  const { clock, advance } = manualClock()
+  const clock = new ManualClock()
   const inbox = inboxOf(2, clock, 10)
   await inbox.send(1)
   await inbox.send(2)
   const third = inbox.send(3)
-  advance(9)
+  clock.advance(9)
   assert.equal(inbox.stats().timeoutCount, 0)
-  advance(1)
+  clock.advance(1)
   assert.equal(await third, false)
   assert.equal(inbox.stats().timeoutCount, 1)
   assert.equal(inbox.stats().totalSent, 2)
@@ -99,7 +71,7 @@ test('[CS-016] updateDepthStats samples the depth and keeps the greatest', () =>
 })
 
 test('waiting senders are admitted in order when room is made, and their timers go away', async () => {
-  const { clock, timers } = manualClock()
+  const clock = new ManualClock()
   const inbox = inboxOf(1, clock)
   inbox.trySend(1)
   const second = inbox.send(2)
@@ -109,7 +81,7 @@ test('waiting senders are admitted in order when room is made, and their timers 
   assert.equal(await second, true)
   assert.equal(inbox.trySend(4), false) // 2 went in before it
   assert.equal(inbox.tryReceive(), 2)
-  assert.deepEqual(timers, [])
+  assert.equal(clock.waiting, 0)
 })
 
 test('drain hands over what waited at its start and not what arrives meanwhile', () => {

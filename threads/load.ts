@@ -72,9 +72,7 @@ function* tasksOf(exports: Record<string, unknown>): Generator<TaskDefinition> {
 
 function importMessage(error: unknown): string {
   try {
-    if (!(error instanceof Error)) return String(error)
-    const where = error instanceof SyntaxError ? (error.stack ?? '').split('\n', 1)[0] : ''
-    return `${error.name}: ${error.message}${where ? ` (${where})` : ''}`
+    return error instanceof Error ? `${error.name}: ${error.message}` : String(error)
   } catch {
     return 'the file threw something that cannot be printed'
   }

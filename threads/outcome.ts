@@ -21,11 +21,11 @@ export interface ErrorText {
 export function parsePayload(text: string): unknown {
   if (text === '') return undefined
   if (isDeeper(text, JSON_DEPTH_MAX))
-    throw new EngineError('INVALID_PAYLOAD', `the payload is nested deeper than ${JSON_DEPTH_MAX}`)
+    throw plainError('INVALID_PAYLOAD', `the payload is nested deeper than ${JSON_DEPTH_MAX}`)
   try {
     return JSON.parse(text)
   } catch (error) {
-    throw new EngineError('INVALID_PAYLOAD', `the payload is not JSON: ${(error as Error).message}`)
+    throw plainError('INVALID_PAYLOAD', `the payload is not JSON: ${(error as Error).message}`)
   }
 }
 
@@ -39,17 +39,17 @@ export function resultText(value: unknown, bytesMax: number): string {
   try {
     text = JSON.stringify(value)
   } catch (error) {
-    throw new EngineError('RESULT_INVALID', `the result is not JSON: ${textOf(() => (error as Error).message)}`)
+    throw plainError('RESULT_INVALID', `the result is not JSON: ${textOf(() => (error as Error).message)}`)
   }
-  if (text === undefined) throw new EngineError('RESULT_INVALID', `the result is not JSON: it is a ${typeof value}`)
+  if (text === undefined) throw plainError('RESULT_INVALID', `the result is not JSON: it is a ${typeof value}`)
   if (text.length * 3 > bytesMax) {
     const bytes = Buffer.byteLength(text)
     if (bytes > bytesMax)
-      throw new EngineError('RESULT_TOO_LARGE', `the result has ${bytes} bytes, allowed are ${bytesMax}`, { bytes })
+      throw plainError('RESULT_TOO_LARGE', `the result has ${bytes} bytes, allowed are ${bytesMax}`, { bytes })
   }
-  if (holdsZero(text)) throw new EngineError('RESULT_INVALID', 'the result holds U+0000, which no database text can')
+  if (holdsZero(text)) throw plainError('RESULT_INVALID', 'the result holds U+0000, which no database text can')
   if (isDeeper(text, JSON_DEPTH_MAX))
-    throw new EngineError('RESULT_INVALID', `the result is nested deeper than ${JSON_DEPTH_MAX}`)
+    throw plainError('RESULT_INVALID', `the result is nested deeper than ${JSON_DEPTH_MAX}`)
   return text
 }
 
@@ -81,7 +81,7 @@ export function errorText(thrown: unknown, fallback: ErrorCode = 'TASK_THREW', i
     type: cut(type, NAME_CHARS_MAX),
     message: cut(typeof message === 'string' ? message : textOf(() => String(thrown)), MESSAGE_BYTES_MAX),
   }
-  if (typeof stack === 'string') error.stack = cut(stack, STACK_BYTES_MAX)
+  if (typeof stack === 'string' && stack !== '') error.stack = cut(stack, STACK_BYTES_MAX)
   const details: Record<string, unknown> = {}
   if (code !== ownCode && (typeof ownCode === 'string' || typeof ownCode === 'number'))
     details.code = cut(`${ownCode}`, 200)
@@ -93,6 +93,13 @@ export function errorText(thrown: unknown, fallback: ErrorCode = 'TASK_THREW', i
     )
   if (Object.keys(details).length > 0) error.details = details
   return { text: JSON.stringify(error), retryable: retry !== false && ERROR_CODES[code].retry }
+}
+
+/** An error of ours about a job: it has no stack, because our own lines tell nobody anything. */
+export function plainError(code: ErrorCode, message: string, details: Record<string, unknown> = {}): EngineError {
+  const error = new EngineError(code, message, details)
+  error.stack = ''
+  return error
 }
 
 /** True when a JSON text nests deeper than `max`. Short texts cannot, and strings are skipped in one step. */
@@ -156,9 +163,10 @@ function textOf(read: () => unknown): string {
   }
 }
 
-/** At most `bytes` bytes of UTF-8, without U+0000 and without half a character. */
+/** As much of a text as takes at most `bytes` bytes inside of JSON; U+0000 and half characters are replaced. */
 function cut(text: string, bytes: number): string {
-  let short = text.length > bytes ? text.slice(0, bytes) : text
-  while (Buffer.byteLength(short) > bytes) short = short.slice(0, Math.floor(short.length * 0.8))
-  return short.replace(/[\u0000\p{Surrogate}]/gu, '\ufffd')
+  let short = text.slice(0, bytes).replace(/[\u0000\p{Surrogate}]/gu, '\ufffd')
+  while (Buffer.byteLength(JSON.stringify(short)) > bytes)
+    short = short.slice(0, Math.floor(short.length * 0.8)).replace(/\p{Surrogate}/gu, '')
+  return short
 }

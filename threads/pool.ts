@@ -47,6 +47,8 @@ export interface ThreadPoolOptions {
 const FAILED_STARTS_MAX = 8
 /** A thread that lived longer before it died idle did not fail to start. */
 const SHORT_LIFE_MS = 60_000
+/** What the end of the threads may take, also when the deadline has passed: JavaScript ends in a few. */
+const END_MS_MIN = 1_000
 const BACKOFF_FIRST_MS = 50
 const BACKOFF_MAX_MS = 10_000
 
@@ -480,9 +482,10 @@ export class ThreadPool implements Lanes {
     // Piscina makes a new thread when one that it ended earlier exits, unless it is within destroy(): so those first.
     const isLeaving = () => [...this.#workers].some((worker) => !piscina.threads.includes(worker))
     await this.#until(deadline, () => !isLeaving())
-    const destroyed = piscina.destroy()
-    const late = this.#options.clock.sleep(Math.max(1_000, deadline.leftMs()))
-    await Promise.race([destroyed, late])
+    const late = new AbortController()
+    const waited = this.#options.clock.sleep(Math.max(END_MS_MIN, deadline.leftMs()), late.signal)
+    await Promise.race([piscina.destroy(), waited])
+    late.abort()
   }
 
   /** Resolves when `isTrue`, or at the deadline. */

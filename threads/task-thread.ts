@@ -28,7 +28,7 @@ import {
   type ToMain,
   type ToThread,
 } from './messages.ts'
-import { errorText, parsePayload, resultText } from './outcome.ts'
+import { errorText, parsePayload, plainError, resultText } from './outcome.ts'
 import { RingWriter } from './ring.ts'
 
 /** Consecutive jobs run this long before the thread looks at its timers and at messages of main. */
@@ -265,7 +265,7 @@ class Lane implements ContextHost {
     this.#reports.started(run.slot, run.generation, run.startedAtMs)
     if (entry === null) {
       const name = JSON.stringify(run.piece.task)
-      this.#fail(run, entry, new EngineError('TASK_NOT_REGISTERED', `no task file exports the task ${name}`))
+      this.#fail(run, entry, plainError('TASK_NOT_REGISTERED', `no task file exports the task ${name}`))
       return
     }
     if (this.#abortedEarly.size > 0) {
@@ -395,12 +395,8 @@ class Lane implements ContextHost {
 
   progress(run: JobRun, value: Json): void {
     this.lookUp()
-    const text = jsonOf(value)
-    if (text === undefined) throw new EngineError('VALIDATION', 'a progress value must be JSON')
-    const bytes = Buffer.byteLength(text)
-    if (bytes > PROGRESS_BYTES_MAX)
-      throw new EngineError('VALIDATION', `a progress value has ${bytes} bytes, allowed are ${PROGRESS_BYTES_MAX}`)
-    if (run.isReported) return
+    const text = progressText(value)
+    if (run.isReported || text === '') return
     run.progressText = text
     if (systemClock.steadyMs() - run.lastProgressSteadyMs >= PROGRESS_EVERY_MS) this.#writeProgress(run)
     else this.#progressTimer ??= setTimeout(() => this.#flushProgress(), PROGRESS_EVERY_MS)
@@ -500,6 +496,15 @@ function isThenable(value: unknown): value is PromiseLike<unknown> {
     value !== null &&
     typeof (value as { then?: unknown }).then === 'function'
   )
+}
+
+/** @throws EngineError VALIDATION, to the handler, when the value is not JSON or too large. */
+function progressText(value: Json): string {
+  try {
+    return resultText(value, PROGRESS_BYTES_MAX)
+  } catch (error) {
+    throw new EngineError('VALIDATION', `progress: ${messageOf(error)}`)
+  }
 }
 
 function jsonOf(value: unknown): string | undefined {

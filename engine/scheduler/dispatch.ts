@@ -26,6 +26,8 @@ const UNKNOWN_MS = 2 * BATCH_MS
 
 export class Dispatcher {
   readonly lanes: readonly LaneState[]
+  /** Steady time at which a lane may be stuck. */
+  nextStealMs = Number.POSITIVE_INFINITY
   readonly #slots: Slots<Holding>
   readonly #pending: Pending
   readonly #pool: Lanes
@@ -132,8 +134,9 @@ export class Dispatcher {
     if (holding !== null) this.#onBack(holding, from, to)
   }
 
-  /** Takes jobs back from lanes that are stuck behind a slow one. Returns the steady time of the next look. */
+  /** Takes jobs back from lanes that are stuck behind a slow one. Returns how many; sets nextStealMs. */
   steal(nowSteadyMs: number): number {
+    let stolen = 0
     let nextLook = Number.POSITIVE_INFINITY
     for (const lane of this.lanes) {
       if (lane.outstanding <= lane.running || lane.mode === MODE.alone) continue
@@ -143,13 +146,13 @@ export class Dispatcher {
         nextLook = Math.min(nextLook, stuckAt)
         continue
       }
-      const slow = lane.running > 0 ? this.#slots.ref[lane.head] : null
-      slow?.task.learnAtLeast(nowSteadyMs - lane.progressSteadyMs)
-      this.takeBack(lane, nowSteadyMs)
-      // What runs is on its way; when nothing came back, look again later instead of at once.
+      if (lane.running > 0) this.#slots.ref[lane.head]!.task.learnAtLeast(nowSteadyMs - lane.progressSteadyMs)
+      stolen += this.takeBack(lane, nowSteadyMs)
+      // Something was taken that has not been told yet: look again a little later, not at once.
       if (lane.outstanding > lane.running) nextLook = Math.min(nextLook, nowSteadyMs + STEAL_AFTER_MS)
     }
-    return nextLook
+    this.nextStealMs = nextLook
+    return stolen
   }
 
   /** Milliseconds of work that the lane still has, `full` when nobody can tell. */

@@ -79,8 +79,8 @@ export class Runs {
   }
 
   /** Duty: launches what comes into view, and lets runs whose time has come go to pending. Returns how many of both. */
-  schedule(): number {
-    const launched = this.#launch()
+  schedule(mayLaunch: boolean): number {
+    const launched = mayLaunch ? this.#launch() : 0
     let due = 0
     for (let run = this.#waiting.peek(); run !== undefined; run = this.#waiting.peek()) {
       if (run.scheduledAtMs > this.#now.wallMs) break

@@ -256,7 +256,7 @@ export class Scheduler {
 
   /** Runs and jobs whose time comes. */
   scheduleDue(): number {
-    const runs = this.#life === 'open' ? this.#runs.schedule() : 0
+    const runs = this.#runs.schedule(this.#life === 'open')
     if (this.#runs.overflowed) this.#overflow()
     return runs + this.#jobs.due(DUE_PER_ITERATION)
   }
@@ -281,11 +281,12 @@ export class Scheduler {
   checkHeartbeats(): void {
     this.#watch.check()
     this.#runs.checkHeartbeats(this.#jobs.now.wallMs)
-    this.#nextStealMs = this.#jobs.dispatcher.steal(this.#jobs.now.steadyMs)
-    if (this.#jobs.pending.size > 0) this.#jobs.dispatch()
+    const { dispatcher, now, counters } = this.#jobs
+    const stolen = dispatcher.steal(now.steadyMs)
+    if (stolen === 0) return
+    counters.stolen += stolen
+    this.#jobs.dispatch()
   }
-
-  #nextStealMs = Number.POSITIVE_INFINITY
 
   /** Runs past their grace time, and jobs that others could do sooner. */
   cleanUp(): number {
@@ -346,7 +347,7 @@ export class Scheduler {
   #sleep(): void {
     const { now } = this.#jobs
     const dueInMs = Math.min(this.#jobs.nextDueMs(), this.#runs.nextDueMs()) - now.wallMs
-    const nextMs = Math.min(this.#watch.nextLookMs, this.#nextStealMs) - now.steadyMs
+    const nextMs = Math.min(this.#watch.nextLookMs, this.#jobs.dispatcher.nextStealMs) - now.steadyMs
     const waitMs = Math.max(0, Math.min(dueInMs, nextMs, this.#needs.settings.loopIdleMs))
     const atMs = now.steadyMs + waitMs
     if (this.#timer !== null && this.#timerAtMs <= atMs) return

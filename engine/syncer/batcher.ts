@@ -70,6 +70,7 @@ export class Batcher<P extends Page> {
   readonly #newPage: () => P
   readonly #write: (page: P) => Promise<void>
   readonly #onSettled: () => void
+  readonly #onFailed: (error: unknown) => void
 
   #open: P // written by the caller, through `page`
   #openSerial = 1
@@ -93,7 +94,7 @@ export class Batcher<P extends Page> {
 
   /**
    * `write` settles one page; it deals with its own errors, and one that it throws stops the writer.
-   * `onSettled` is called after every page.
+   * `onSettled` is called after every page, `onFailed` when the writer has stopped by an error of `write`.
    */
   constructor(
     options: BatcherOptions,
@@ -102,6 +103,7 @@ export class Batcher<P extends Page> {
     newPage: () => P,
     write: (page: P) => Promise<void>,
     onSettled: () => void = () => {},
+    onFailed: (error: unknown) => void = () => {},
   ) {
     this.#options = options
     this.#clock = clock
@@ -109,6 +111,7 @@ export class Batcher<P extends Page> {
     this.#newPage = newPage
     this.#write = write
     this.#onSettled = onSettled
+    this.#onFailed = onFailed
     this.#open = newPage()
   }
 
@@ -336,6 +339,7 @@ export class Batcher<P extends Page> {
     this.#log.error({ name: this.#options.name, error: messageOf(error) }, 'writer.failed')
     this.settleAll(error)
     this.#idle?.()
+    this.#onFailed(error)
   }
 
   /** Resolves after the next page has left the writer, however that ended. */

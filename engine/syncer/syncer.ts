@@ -34,6 +34,8 @@ export interface SyncerNeeds {
   onFlushed?(count: number): void
   /** `hasRoom` said no and would say yes now. */
   onRoom?(): void
+  /** The writer met what cannot happen and has stopped: there will be no room any more. A stop saves what is held. */
+  onFailed?(error: unknown): void
 }
 
 /** Where things go that PostgreSQL does not take. */
@@ -177,6 +179,7 @@ export class Syncer implements Part {
       () => new OutcomePage(),
       (page) => this.#writePage(page),
       () => this.outcomes.settled(),
+      (error) => needs.onFailed?.(error),
     )
     this.#stats = new Batcher(
       {

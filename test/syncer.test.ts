@@ -372,6 +372,25 @@ describe('writing', () => {
     assert.equal(syncer.stats().written, 1)
   })
 
+  test('when the owner is told of a settled page, nothing of it is held any more, also when all of it was stale', async () => {
+    const { syncer, store, told, complete } = bundle()
+    const seen: [number, number][] = []
+    Object.defineProperty(told, 'flushed', {
+      get: () => 0,
+      set: (written: number) => seen.push([written, syncer.stats().heldUpdates]),
+    })
+    await syncer.start()
+    complete(1, 3)
+    await syncer.flush()
+    store.stale.add(1)
+    complete(4, 2)
+    await syncer.flush()
+    assert.deepEqual(seen, [
+      [3, 0],
+      [0, 0],
+    ])
+  })
+
   test('[CS-031] an update that retrying cannot mend is logged at error level, kept in the dead file, not sent again', async () => {
     const { syncer, store, outbox, log, complete } = bundle()
     const sent: string[] = []
@@ -891,8 +910,9 @@ describe('stopping', () => {
   test('a bug in the writer stops it and is told; nothing is lost, a stop finds it all', async () => {
     const { syncer, store, outbox, told, log, complete, clock } = bundle()
     const bug = new TypeError('no such lease')
-    Object.defineProperty(told, 'flushed', { set: () => assert.fail(bug) })
     await syncer.start()
+    store.stale.add(1)
+    told.stale.push = () => assert.fail(bug)
     complete(1, 3)
     await assert.rejects(syncer.flush(), bug)
     complete(4, 2)
@@ -900,9 +920,25 @@ describe('stopping', () => {
     assert.deepEqual(log.events('error'), ['writer.failed'])
     assert.equal(syncer.outcomes.hasRoom(), false)
     await assert.rejects(syncer.flush(), bug)
+    store.stale.clear()
     assert.deepEqual(await syncer.finish(new Deadline(clock, 1_000)), { written: 0, outboxed: 5 })
-    for (const flush of outbox.flushes) await store.flush(flush)
-    assert.deepEqual(ids(store), upTo(5))
+    assert.deepEqual(
+      outbox.flushes.flatMap((flush) => rowsOf(flush).map((row) => row.jobId)),
+      upTo(5),
+    )
+  })
+
+  test('an owner that fails when it is told of a written page stops the writer too', async () => {
+    const { syncer, store, told, complete, clock } = bundle()
+    const bug = new TypeError('nobody listens')
+    Object.defineProperty(told, 'flushed', { set: () => assert.fail(bug) })
+    await syncer.start()
+    complete(1, 3)
+    await syncer.flush()
+    assert.deepEqual(told.failed, [bug])
+    assert.equal(syncer.outcomes.hasRoom(), false)
+    assert.deepEqual(await syncer.finish(new Deadline(clock, 1_000)), { written: 0, outboxed: 0 })
+    assert.deepEqual(ids(store), upTo(3))
   })
 
   test('stopping twice, or without a start, is safe', async () => {

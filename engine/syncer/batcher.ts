@@ -329,12 +329,19 @@ export class Batcher<P extends Page> {
     if (this.buffered > 0) this.#signal ??= 'asked' // what came meanwhile goes next
     this.#pump()
     this.#idle?.()
-    this.#onSettled()
+    try {
+      this.#onSettled()
+    } catch (error) {
+      this.#halt(error)
+    }
   }
 
   /** A write that does not know what to do stops the writer; nothing is dropped, and `abandon` finds it all. */
   #fail(entry: Entry<P>, error: unknown): void {
-    if (this.#writing !== entry) return
+    if (this.#writing === entry) this.#halt(error)
+  }
+
+  #halt(error: unknown): void {
     this.#failure = error
     this.#log.error({ name: this.#options.name, error: messageOf(error) }, 'writer.failed')
     this.settleAll(error)

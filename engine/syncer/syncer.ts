@@ -30,7 +30,7 @@ export interface SyncerNeeds {
   nodeId(): number
   /** These leases were no longer ours; `dropped` outcomes were not written. */
   onStale?(leaseIds: readonly number[], dropped: number): void
-  /** So many jobs have just been settled in PostgreSQL. */
+  /** A page is settled and no longer held; so many of its jobs were written (0: they were stale, or only signs of life). */
   onFlushed?(count: number): void
   /** `hasRoom` said no and would say yes now. */
   onRoom?(): void
@@ -135,6 +135,7 @@ export class Syncer implements Part {
   readonly #cut = new AbortController()
   #stopping: Promise<StopReport> | null = null
 
+  #pageWritten = 0 // of the page in flight
   #flushes = 0
   #written = 0
   #retries = 0
@@ -178,7 +179,7 @@ export class Syncer implements Part {
       log,
       () => new OutcomePage(),
       (page) => this.#writePage(page),
-      () => this.outcomes.settled(),
+      () => this.#pageSettled(),
       (error) => needs.onFailed?.(error),
     )
     this.#stats = new Batcher(
@@ -344,8 +345,15 @@ export class Syncer implements Part {
     this.#staleCount += stale
     if (result.alreadyDone) this.#alreadyDone++
     this.#log.debug({ no: flush.no, jobs: written, rows: flush.rowCount, stale }, 'wrote job run update')
-    if (written > 0) this.#needs.onFlushed?.(written)
+    this.#pageWritten += written
     if (result.staleLeases.length > 0) this.#needs.onStale?.(result.staleLeases, stale)
+  }
+
+  #pageSettled(): void {
+    const written = this.#pageWritten
+    this.#pageWritten = 0
+    this.outcomes.settled()
+    this.#needs.onFlushed?.(written)
   }
 
   /**

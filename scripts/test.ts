@@ -21,6 +21,7 @@ const FILES_AT_ONCE = 2
 const FILE_MS_MAX = 8 * 60_000 // node applies its bound to whole files; a test that may hang sets its own
 const RUN_MS_MAX = 20 * 60_000
 const KILL_AFTER_MS = 5_000
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
 
 process.exitCode = await main(process.argv.slice(2))
 
@@ -34,11 +35,14 @@ async function main(args: string[]): Promise<number> {
   }
   if (process.env.DATABASE_URL) return await runNode(files, options, process.env.DATABASE_URL)
 
+  // an interrupt while the server starts must not leave it, or its folder, behind
+  let interrupted = false
+  for (const signal of SIGNALS) process.on(signal, () => (interrupted = true))
   const folder = mkdtempSync(join(tmpdir(), 'millrace-tests-'))
   let server: EmbeddedServer | undefined
   try {
     server = await openEmbedded({ dataDir: folder })
-    return await runNode(files, options, server.url)
+    return interrupted ? 130 : await runNode(files, options, server.url)
   } finally {
     await server?.close()
     rmSync(server?.dataDir ?? folder, { recursive: true, force: true })
@@ -78,7 +82,7 @@ function runNode(files: string[], options: string[], databaseUrl: string): Promi
     endGroup(runner)
   }, RUN_MS_MAX)
   const stop = () => endGroup(runner)
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, stop)
+  for (const signal of SIGNALS) process.on(signal, stop)
   return new Promise((done) => {
     runner.on('error', (error) => {
       console.error(error)

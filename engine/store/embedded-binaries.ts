@@ -20,7 +20,7 @@ import {
 import { createRequire } from 'node:module'
 import { dirname, join, relative } from 'node:path'
 import { codeOf, EngineError, messageOf } from '../base/errors.ts'
-import { type Account, type DataFolder, isReachable } from './embedded-folder.ts'
+import type { Account, DataFolder } from './embedded-folder.ts'
 
 export interface Binaries {
   readonly initdb: string
@@ -46,7 +46,7 @@ export function serverProcess(account: Account | null) {
 /** Throws EMBEDDED_UNAVAILABLE when this platform has none, or when they do not run here. */
 export async function findBinaries(folder: DataFolder, installed: string = installedPackage()): Promise<Binaries> {
   const { account } = folder
-  if (hydrate(installed) && (account === null || isReachable(join(installed, 'native', 'bin'), account))) {
+  if (hydrate(installed)) {
     const found = await tryBinaries(installed, account)
     if (typeof found !== 'string') return found
   }

@@ -71,7 +71,6 @@ const LOG_BYTES_MAX = 10 * 1024 * 1024
 const TAIL_BYTES = 4_096
 
 const STARTING_UP = '57P03' // cannot_connect_now
-const WRONG_PASSWORD = '28P01'
 const DUPLICATE_DATABASE = '42P04'
 
 export function clusterPath(folder: string): string {
@@ -100,9 +99,7 @@ export function passwordOf(folder: string): string {
 /** Makes the cluster when there is none. The caller holds the lock. */
 export async function ensureCluster(folder: DataFolder, binaries: Binaries, password: string): Promise<void> {
   const cluster = clusterPath(folder.path)
-  for (const name of readdirSync(folder.path)) {
-    if (name.startsWith('init-')) rmSync(join(folder.path, name), { recursive: true, force: true }) // of a killed start
-  }
+  removeHalfMade(folder.path)
   if (existsSync(cluster)) return checkCluster(cluster, folder, binaries)
 
   const work = join(folder.path, `init-${randomBytes(4).toString('hex')}`)
@@ -136,8 +133,8 @@ export async function startServer(
   const untilMs = clock.steadyMs() + RESTART_MS_MAX
   const afterCrash = existsSync(join(clusterPath(folder.path), 'postmaster.pid'))
   for (;;) {
-    const left = findPostmaster(clusterPath(folder.path))
-    if (left !== null) return await serverOf(folder, left, password, clock)
+    const left = await joinServer(folder.path, password, clock)
+    if (left !== null) return left
     const port = settings.port === undefined ? await choosePort(folder.path) : Number(settings.port)
     const logged = logSize(folder.path)
     const server = spawnPostgres(folder, binaries, { ...SETTINGS, ...settings, port: String(port) })
@@ -146,8 +143,8 @@ export async function startServer(
       return server
     }
     // lost the port to another program, or the orphans of a killed server still hold its memory: both pass
-    const passes = (afterCrash && clock.steadyMs() < untilMs) || (settings.port === undefined && !(await isFree(port)))
-    if (!passes) {
+    const passes = afterCrash || (settings.port === undefined && !(await isFree(port)))
+    if (!passes || clock.steadyMs() > untilMs) {
       throw new EngineError('EMBEDDED_FAILED', `PostgreSQL ended while it started:\n${logTail(folder.path, logged)}`, {
         log: join(folder.path, LOG_FILE),
       })
@@ -156,27 +153,21 @@ export async function startServer(
   }
 }
 
-/** Waits until a server that somebody started answers. Throws EMBEDDED_FAILED when it ends meanwhile. */
-export async function serverOf(
-  folder: DataFolder,
-  found: Postmaster,
-  password: string,
-  clock: Clock,
-): Promise<RunningServer> {
-  const logged = logSize(folder.path)
+/** The server that runs on the folder's cluster, once it answers; null when there is none, or it ended meanwhile. */
+export async function joinServer(folder: string, password: string, clock: Clock): Promise<RunningServer | null> {
   const untilMs = clock.steadyMs() + READY_MS_MAX
-  let now: Postmaster | null = found
-  while (now !== null && now.port === null && clock.steadyMs() < untilMs) {
+  for (;;) {
+    const found = findPostmaster(clusterPath(folder))
+    if (found === null) return null
+    if (found.port !== null) {
+      const server = { ...found, port: found.port }
+      return (await becomesReady(server, password, clock)) ? server : null
+    }
+    if (clock.steadyMs() > untilMs) {
+      throw new EngineError('EMBEDDED_FAILED', `PostgreSQL (process ${found.pid}) does not get on with its start`)
+    }
     await clock.sleep(POLL_MS)
-    now = findPostmaster(clusterPath(folder.path))
   }
-  if (now !== null && now.port !== null) {
-    const server = { ...now, port: now.port }
-    if (await becomesReady(server, password, clock)) return server
-  }
-  throw new EngineError('EMBEDDED_FAILED', `PostgreSQL ended while it started:\n${logTail(folder.path, logged)}`, {
-    log: join(folder.path, LOG_FILE),
-  })
 }
 
 /** Makes our database when it is missing. Returns the server's version, for example 18.4. */
@@ -199,6 +190,18 @@ export async function ensureDatabase(port: number, password: string): Promise<st
 
 export function urlOf(port: number, password: string): string {
   return `postgres://${USER}:${password}@${HOST}:${port}/${DATABASE}?sslmode=disable`
+}
+
+/** What a killed start left. An orphaned initdb may still write there: then the next start removes it. */
+function removeHalfMade(folder: string): void {
+  for (const name of readdirSync(folder)) {
+    if (!name.startsWith('init-')) continue
+    try {
+      rmSync(join(folder, name), { recursive: true, force: true })
+    } catch {
+      // in use: it harms nobody
+    }
+  }
 }
 
 function checkCluster(cluster: string, folder: DataFolder, binaries: Binaries): void {
@@ -279,7 +282,7 @@ async function becomesReady(server: RunningServer, password: string, clock: Cloc
       return isProcess(server.pid, server.start) // another program may answer on the port that ours did not get
     } catch (error) {
       last = error
-      if (codeOf(error) === WRONG_PASSWORD) break
+      if (error instanceof pg.DatabaseError && error.code !== STARTING_UP) break // it answers, and its answer is no
     }
     await clock.sleep(POLL_MS)
   }

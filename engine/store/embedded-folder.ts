@@ -46,7 +46,7 @@ export function openDataFolder(wished: string): DataFolder {
 }
 
 /** True when the account may pass through every folder from the root down to `path`, those that do not exist yet aside. */
-export function isReachable(path: string, account: Account): boolean {
+function isReachable(path: string, account: Account): boolean {
   for (let at = path; ; at = dirname(at)) {
     const stat = statSync(at, { throwIfNoEntry: false })
     if (stat !== undefined) {
@@ -63,10 +63,10 @@ function isRoot(): boolean {
 
 /** The first of `postgres` and `nobody` that this system has. Accounts are never made. */
 function lentAccount(): Account {
-  const lines = readFileSync('/etc/passwd', 'utf8').split('\n')
+  const accounts = systemAccounts()
   for (const wanted of ['postgres', 'nobody']) {
-    const [name, , uid, gid] = lines.find((line) => line.startsWith(`${wanted}:`))?.split(':') ?? []
-    if (name !== undefined && Number(uid) > 0) return { uid: Number(uid), gid: Number(gid), name }
+    const account = accounts.find(({ name, uid }) => name === wanted && uid > 0)
+    if (account !== undefined) return account
   }
   throw new EngineError(
     'EMBEDDED_UNAVAILABLE',
@@ -77,7 +77,17 @@ function lentAccount(): Account {
 /** A cluster that exists keeps its account, whatever accounts have come since. */
 function clusterOwner(path: string): Account | null {
   const stat = statSync(join(path, 'cluster'), { throwIfNoEntry: false })
-  return stat === undefined || stat.uid === 0 ? null : { uid: stat.uid, gid: stat.gid, name: `uid ${stat.uid}` }
+  if (stat === undefined || stat.uid === 0) return null
+  const name = systemAccounts().find(({ uid }) => uid === stat.uid)?.name
+  return { uid: stat.uid, gid: stat.gid, name: name ?? `uid ${stat.uid}` }
+}
+
+function systemAccounts(): Account[] {
+  const lines = readFileSync('/etc/passwd', 'utf8').split('\n')
+  return lines.map((line) => {
+    const [name = '', , uid, gid] = line.split(':')
+    return { name, uid: Number(uid), gid: Number(gid) }
+  })
 }
 
 /** The same path for the same wish. Only where nobody else can rename our folder away: a sticky one. */
@@ -114,7 +124,7 @@ function claimFolder(path: string, mode: number): string {
     if (error instanceof EngineError) throw error
     throw new EngineError(
       'EMBEDDED_FAILED',
-      `the data folder ${path} cannot be used: ${messageOf(error)}`,
+      `the data folder ${path} cannot be used (${messageOf(error)}): choose another, or set DATABASE_URL`,
       { path },
       error,
     )

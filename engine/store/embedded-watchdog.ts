@@ -49,7 +49,11 @@ async function stopUnused(folder: string, clock: Clock): Promise<boolean> {
 
 /** The server appends, so a file that is cut short simply goes on from its new end. */
 function boundLog(path: string): void {
-  if ((statSync(path, { throwIfNoEntry: false })?.size ?? 0) > LOG_BYTES_MAX) truncateSync(path)
+  try {
+    if (statSync(path).size > LOG_BYTES_MAX) truncateSync(path)
+  } catch {
+    // removed meanwhile
+  }
 }
 
 const [, entry, folder] = process.argv

@@ -12,7 +12,7 @@ import { closeSync, existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type Clock, systemClock } from '../base/clock.ts'
-import { EngineError } from '../base/errors.ts'
+import { EngineError, messageOf } from '../base/errors.ts'
 import { type Log, silentLog } from '../base/log.ts'
 import { findBinaries } from './embedded-binaries.ts'
 import { addClaim, FOREIGN_FRESH_MS, liveClaims, removeClaim, withLock } from './embedded-claims.ts'
@@ -21,10 +21,10 @@ import {
   ensureCluster,
   ensureDatabase,
   HOST,
+  joinServer,
   openLog,
   passwordOf,
   type RunningServer,
-  serverOf,
   startServer,
   urlOf,
 } from './embedded-cluster.ts'
@@ -87,8 +87,9 @@ export async function openEmbedded(options: EmbeddedOptions): Promise<EmbeddedSe
         },
       }
     } catch (error) {
-      await leave(folder.path, claim, clock)
-      throw error
+      await leave(folder.path, claim, clock).catch(() => {}) // the watchdog tries again; the first error is what counts
+      if (error instanceof EngineError) throw error
+      throw new EngineError('EMBEDDED_FAILED', `the embedded server: ${messageOf(error)}`, { path: folder.path }, error)
     }
   })
 }
@@ -101,8 +102,8 @@ async function joinOrStart(
   clock: Clock,
 ): Promise<RunningServer> {
   ensureWatchdog(folder.path, clock)
-  const running = findPostmaster(clusterPath(folder.path))
-  if (running !== null) return await serverOf(folder, running, password, clock)
+  const running = await joinServer(folder.path, password, clock)
+  if (running !== null) return running
   const binaries = await findBinaries(folder)
   await ensureCluster(folder, binaries, password)
   return await startServer(folder, binaries, password, settings, clock)

@@ -10,7 +10,8 @@ import type { ClaimedChunk } from '../engine/store/types.ts'
 import type { Inbox } from '../threads/inbox.ts'
 import { HandLanes, SHARED_TASK } from './hand-lanes.ts'
 
-const LANES = 16 // of 1,000 jobs each
+/** Each holds 1,000 jobs. */
+const LANES = 16
 const CHUNK_JOBS = 1_000
 
 export interface HandScheduler {
@@ -28,11 +29,13 @@ export interface HandScheduler {
 }
 
 export interface HandOptions {
+  readonly lanes?: number
   readonly occurrences?: Occurrences
   readonly inbox?: Inbox<Message>
 }
 
-export function handScheduler({ occurrences, inbox }: HandOptions = {}): HandScheduler {
+export function handScheduler(options: HandOptions = {}): HandScheduler {
+  const { occurrences, inbox } = options
   let settled = 0
   const count = () => {
     settled++
@@ -46,7 +49,7 @@ export function handScheduler({ occurrences, inbox }: HandOptions = {}): HandSch
     release: count,
     running: () => {},
   }
-  const lanes = new HandLanes(LANES)
+  const lanes = new HandLanes(options.lanes ?? LANES)
   const scheduler = new Scheduler({
     clock: systemClock,
     log: silentLog,
@@ -62,15 +65,7 @@ export function handScheduler({ occurrences, inbox }: HandOptions = {}): HandSch
     lanes,
     outcomes,
     ...(occurrences === undefined ? {} : { occurrences }),
-    ...(inbox === undefined
-      ? {}
-      : {
-          inbox: {
-            tryReceive: () => inbox.tryReceive(),
-            depth: () => inbox.depth,
-            updateDepthStats: () => inbox.updateDepthStats(),
-          },
-        }),
+    ...(inbox === undefined ? {} : { inbox }),
     markRunning: async () => {},
     onRoom: () => {},
     turn: () => {}, // iterations are ours to run

@@ -11,7 +11,7 @@ export interface Tiny {
   readonly after?: () => void
   /** Things done by one call. Default 1. */
   readonly perCall?: number
-  /** Calls at least. Default 10 in the smoke size, 30 in the real one. */
+  /** Calls at least. Default 10 (smoke: 5), however slow one is. */
   readonly calls?: number
 }
 
@@ -37,9 +37,9 @@ export async function percentiles(harness: Harness, tiny: Tiny): Promise<Sample>
 async function samplesOf(harness: Harness, tiny: Tiny): Promise<readonly number[]> {
   const bench = new Bench({
     time: harness.pick(10, 300),
-    iterations: tiny.calls ?? harness.pick(10, 30),
+    iterations: tiny.calls ?? harness.pick(5, 10),
     warmupTime: harness.pick(5, 100),
-    warmupIterations: harness.pick(2, 5),
+    warmupIterations: 2,
     retainSamples: true,
     throws: true,
   })

@@ -4,7 +4,8 @@
 //   npm run bench -- --only drain,latency --size smoke|real --reps 3 --systems millrace,pg-boss --gates --dry
 //
 // DATABASE_URL names the server; without it an embedded one runs in a temporary folder. A bench that fails is told and
-// the rest goes on; the exit code says so. --gates also fails when a gate is missed, --dry writes nothing.
+// the rest goes on; the exit code says so. --gates also fails when a gate is missed, --dry writes nothing, --out FOLDER
+// writes elsewhere than to results/.
 
 import { appendFileSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -27,6 +28,7 @@ const { values: flags } = parseArgs({
     systems: { type: 'string' },
     gates: { type: 'boolean', default: false },
     dry: { type: 'boolean', default: false },
+    out: { type: 'string', default: join(packageRoot(), 'results') },
   },
 })
 
@@ -51,6 +53,7 @@ try {
   for (const bench of benches) {
     if (only !== undefined && !only.includes(bench.name)) continue
     const before = harness.lines.length
+    const startMs = performance.now()
     try {
       await bench.run(harness)
     } catch (error) {
@@ -58,7 +61,7 @@ try {
       console.error(`${bench.name} failed:`, error)
     }
     const lines = harness.lines.slice(before)
-    print(bench.name, bench.says, lines)
+    print(bench.name, bench.says, lines, (performance.now() - startMs) / 1e3)
     if (!flags.dry) append(bench.name, lines)
   }
 } finally {
@@ -81,7 +84,7 @@ if (verdicts.length > 0) {
 }
 if (failed || (flags.gates && verdicts.some(({ passed }) => !passed))) process.exitCode = 1
 
-function print(name: string, says: string, lines: readonly ResultLine[]): void {
+function print(name: string, says: string, lines: readonly ResultLine[], seconds: number): void {
   if (lines.length === 0) return
   const metrics = (Object.keys(METRICS) as Metric[]).filter((metric) => lines.some((line) => line.metrics[metric]))
   const table = new Table({ head: ['what', 'system', ...metrics.map((metric) => METRICS[metric].unit)], style: PLAIN })
@@ -92,13 +95,12 @@ function print(name: string, says: string, lines: readonly ResultLine[]): void {
       ...metrics.map((metric) => line.metrics[metric]?.median.toLocaleString('en') ?? ''),
     ])
   }
-  console.log(`\n${name}: ${says} (medians of ${repetitions})\n${table.toString()}`)
+  console.log(`\n${name}: ${says} (medians of ${repetitions}, ${Math.round(seconds)} s)\n${table.toString()}`)
 }
 
 function append(name: string, lines: readonly ResultLine[]): void {
   if (lines.length === 0) return
-  const folder = join(packageRoot(), 'results')
-  mkdirSync(folder, { recursive: true })
-  const file = join(folder, `${lines[0]!.run.slice(0, 10)}-${name}.jsonl`)
+  mkdirSync(flags.out, { recursive: true })
+  const file = join(flags.out, `${lines[0]!.run.slice(0, 10)}-${name}.jsonl`)
   appendFileSync(file, lines.map((line) => `${JSON.stringify(line)}\n`).join(''))
 }

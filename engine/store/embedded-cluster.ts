@@ -35,9 +35,9 @@ export interface RunningServer extends Postmaster {
 }
 
 export const HOST = '127.0.0.1'
-export const USER = 'millrace'
-export const DATABASE = 'millrace'
-export const LOG_FILE = 'server.log'
+const USER = 'millrace'
+const DATABASE = 'millrace'
+const LOG_FILE = 'server.log'
 
 /** For a developer's machine, but durable: what PostgreSQL acknowledged survives a power cut. */
 const SETTINGS: Readonly<Record<string, string>> = {

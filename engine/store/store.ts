@@ -281,7 +281,7 @@ export class Store {
         metas: row.metas,
       })
     }
-    return chunks.sort((a, b) => a.rank - b.rank || a.seq - b.seq)
+    return chunks.sort((a, b) => a.rank - b.rank || a.seq - b.seq || a.firstId - b.firstId)
   }
 
   /**

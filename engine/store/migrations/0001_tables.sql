@@ -104,8 +104,9 @@ create table millrace.ready (
   group_key text
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0,
         autovacuum_analyze_scale_factor = 0.05);
-create index ready_order on millrace.ready (queue_id, rank, seq);
-create index ready_group on millrace.ready (queue_id, group_key, rank, seq) where group_key is not null;
+-- parts of one chunk share their seq
+create index ready_order on millrace.ready (queue_id, rank, seq, first_id);
+create index ready_group on millrace.ready (queue_id, group_key, rank, seq, first_id) where group_key is not null;
 
 create table millrace.scheduled (
   first_id  bigint primary key,

@@ -164,7 +164,7 @@ end $$;
 -- the ids back together with the rows that had used them.
 create function millrace.next_id() returns bigint language plpgsql as $$
 declare
-  v_kept text := current_setting('millrace.ids_@schema', true);
+  v_kept text := current_setting('millrace_ids.@schema', true);
   v_next bigint;
   v_until float8;
 begin
@@ -177,7 +177,7 @@ begin
     v_until := extract(epoch from clock_timestamp()) + 60;
     if v_next % 100000 = 1 then perform millrace.make_spans(v_next); end if;
   end if;
-  perform set_config('millrace.ids_@schema', (v_next + 1) || ' ' || v_until, false);
+  perform set_config('millrace_ids.@schema', (v_next + 1) || ' ' || v_until, false);
   return v_next;
 end $$;
 
@@ -263,7 +263,7 @@ begin
         select y.first_id, y.count, y.bytes, y.rank, y.seq, y.due_at, y.attempt, y.run, y.rescues, y.group_key, y.task_id
         from millrace.ready y
         where y.queue_id = v_queue and (p_tasks is null or y.task_id = any (p_tasks)) and (p_group is null or y.group_key = p_group)
-        order by y.rank, y.seq limit v_room for update skip locked
+        order by y.rank, y.seq, y.first_id limit v_room for update skip locked
       loop
         exit when v_room <= 0 or (v_bytes <= 0 and cardinality(v_chunks) > 0);
         if r.count = 0 then

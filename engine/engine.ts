@@ -338,6 +338,7 @@ class MillraceEngine extends Base {
         onStale: (leases, dropped) => log.warn({ leases: leases.slice(0, 20), dropped }, 'report.stale'),
         onFlushed: () => this.#checkIdle(),
         onRoom: () => this.#scheduler.wake(),
+        onFailed: (error) => this.#stopItself(`the writer of outcomes failed: ${messageOf(error)}`),
       },
       this.#outbox,
       settings,
@@ -355,10 +356,7 @@ class MillraceEngine extends Base {
           jobs.map(({ chunk, jobId }) => ({ leaseId: chunk.leaseId, jobId, run: chunk.run, lane: -1 })),
         ),
       onRoom: () => this.#claimer.room(),
-      onShutdown: (reason) => {
-        log.error({ reason }, 'engine.stopping_itself')
-        void this.stop()
-      },
+      onShutdown: (reason) => this.#stopItself(reason),
       onJobLog: (chunk, jobId, bytes, start, end) => this.#jobLog(chunk.task, jobId, bytes, start, end),
     })
     this.#claimer = new Claimer(
@@ -447,6 +445,11 @@ class MillraceEngine extends Base {
       }
       this.#rejoining = false
     })()
+  }
+
+  #stopItself(reason: string): void {
+    this.log.error({ reason }, 'engine.stopping_itself')
+    this.stop().catch((error) => this.log.error({ error: messageOf(error) }, 'engine.stop_failed'))
   }
 
   #jobLog(task: string, jobId: number, bytes: Uint8Array, start: number, end: number): void {

@@ -16,20 +16,10 @@ import { EngineError, messageOf } from '../base/errors.ts'
 import { type Log, silentLog } from '../base/log.ts'
 import { findBinaries } from './embedded-binaries.ts'
 import { addClaim, FOREIGN_FRESH_MS, liveClaims, removeClaim, withLock } from './embedded-claims.ts'
-import {
-  clusterPath,
-  ensureCluster,
-  ensureDatabase,
-  HOST,
-  joinServer,
-  openLog,
-  passwordOf,
-  type RunningServer,
-  startServer,
-  urlOf,
-} from './embedded-cluster.ts'
+import { clusterPath, ensureCluster, passwordOf } from './embedded-cluster.ts'
 import { type DataFolder, openDataFolder } from './embedded-folder.ts'
 import { findPostmaster, type Postmaster, stopPostmaster } from './embedded-postmaster.ts'
+import { ensureDatabase, HOST, joinServer, openLog, type RunningServer, startServer, urlOf } from './embedded-server.ts'
 
 export interface EmbeddedOptions {
   /** Where the data shall be; made when missing. The server may have to put it elsewhere: see `EmbeddedServer.dataDir`. */

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { Deadline } from '../engine/base/lifecycle.ts'
 import { generateRunId } from '../engine/schedule/run-id.ts'
-import type { OrchestratorState } from '../engine/scheduler/messages.ts'
+import type { Message, OrchestratorState } from '../engine/scheduler/messages.ts'
 import type { SchedulerStats } from '../engine/scheduler/stats.ts'
+import { Inbox } from '../threads/inbox.ts'
 import { type Bench, type BenchOptions, chunk, schedulerBench } from './support/scheduler-fakes.ts'
 
 /** A bench whose index knows one run per name, due `inMs` from now. */
@@ -409,7 +411,6 @@ test('[CS-074] one iteration does its duties in their order', () => {
   const bench = schedulerBench({ needs: { onIteration: () => order.push('stats') } })
   const { scheduler } = bench
   bench.occurrences.index.query = () => order.push('schedule')
-  bench.inbox.depth = () => 0
   bench.lanes.drain = () => {
     order.push('inbox')
     return 0
@@ -437,4 +438,30 @@ test('[CS-095] messages from many senders between iterations are all handled, ea
   bench.scheduler.wake()
   bench.settle()
   assert.equal(answers, 1_000)
+})
+
+test('[CS-084] stop cancels runs in PreRun, pending and running; one with a job here ends as its job does', async () => {
+  const bench = withRuns({ prerun: 5_000, pending: 0, running: 0, bound: 0 })
+  const [prerun, pending, running, bound] = bench.ids
+  const atMs = bench.clock.wallMs()
+  send(bench, { type: 'orchestrator_state_change', id: running!, status: 'running', atMs })
+  bench.scheduler.arrive([chunk(7, 1)])
+  bench.scheduler.bindRun(bound!, 7)
+  await bench.scheduler.stop(new Deadline(bench.clock, 1_000))
+  assert.deepEqual(
+    [prerun, pending, running, bound].map((id) => stateOf(bench, id!).state),
+    ['cancelled', 'cancelled', 'cancelled', 'queued'],
+  )
+})
+
+test('the real inbox fits: what was sent is handled, and its statistics move with the loop', () => {
+  const bench = schedulerBench()
+  const inbox = new Inbox<Message>({ messagesMax: 10, sendTimeoutMs: 10, clock: bench.clock })
+  const { scheduler, settle } = schedulerBench({ needs: { inbox } })
+  let asked = 0
+  for (let i = 0; i < 5; i++) inbox.trySend({ type: 'get_stats', reply: () => asked++ })
+  scheduler.wake()
+  settle()
+  assert.equal(asked, 5)
+  assert.deepEqual([inbox.stats().totalReceived, inbox.stats().currentDepth], [5, 0])
 })

@@ -21,12 +21,14 @@ const BATCH_JOBS_MAX = 1_000
 const STEAL_AFTER_MS = 20
 /** The same for a thread that has not begun at all: it may simply not have had a core yet. */
 const STEAL_UNBEGUN_MS = 500
+/** Threads ring for ends, not for starts: while a start is not known, the rings are looked at this often. */
+const PEEK_MS = 20
 /** What an unknown job is believed to take: enough that nothing is fed behind it. */
 const UNKNOWN_MS = 2 * BATCH_MS
 
 export class Dispatcher {
   readonly lanes: readonly LaneState[]
-  /** Steady time at which a lane may be stuck. */
+  /** Steady time at which a lane may be stuck, or have begun something without a word. */
   nextStealMs = Number.POSITIVE_INFINITY
   readonly #slots: Slots<Holding>
   readonly #pending: Pending
@@ -139,8 +141,9 @@ export class Dispatcher {
     let stolen = 0
     let nextLook = Number.POSITIVE_INFINITY
     for (const lane of this.lanes) {
-      if (lane.outstanding <= lane.running || lane.mode === MODE.alone) continue
-      if (!this.#pool.isOpen(lane.index)) continue
+      if (lane.outstanding <= lane.running) continue
+      nextLook = Math.min(nextLook, nowSteadyMs + PEEK_MS)
+      if (lane.mode === MODE.alone || !this.#pool.isOpen(lane.index)) continue
       const stuckAt = this.#stuckAt(lane)
       if (stuckAt > nowSteadyMs) {
         nextLook = Math.min(nextLook, stuckAt)
@@ -148,8 +151,6 @@ export class Dispatcher {
       }
       if (lane.running > 0) this.#slots.ref[lane.head]!.task.learnAtLeast(nowSteadyMs - lane.progressSteadyMs)
       stolen += this.takeBack(lane, nowSteadyMs)
-      // Something was taken that has not been told yet: look again a little later, not at once.
-      if (lane.outstanding > lane.running) nextLook = Math.min(nextLook, nowSteadyMs + STEAL_AFTER_MS)
     }
     this.nextStealMs = nextLook
     return stolen

@@ -103,11 +103,12 @@ export interface Outcomes {
   running(chunk: ClaimedChunk, jobId: number, lane: number, startedAtMs: number, progress: Uint8Array | null): void
 }
 
-/** The queue of the main thread's senders, as the loop reads it. */
+/** The queue of the main thread's senders, as the loop reads it; threads/inbox.ts is one. */
 export interface Inbox {
   /** The oldest message, or undefined when there is none. */
   tryReceive(): Message | undefined
-  depth(): number
+  /** Messages that wait now. */
+  readonly depth: number
   updateDepthStats(): void
 }
 

@@ -196,10 +196,11 @@ export class Runs {
     return removed
   }
 
-  /** Every run that is not over ends as cancelled. Returns how many. */
+  /** Every run that is not over ends as cancelled, but for those that end with their jobs. Returns how many. */
   cancelAll(reason: string): number {
+    const bound = new Set(this.#runOfJob.values())
     let cancelled = 0
-    for (const run of this.#byId.values()) if (this.#step(run, 'cancel', reason)) cancelled++
+    for (const run of this.#byId.values()) if (!bound.has(run.runId) && this.#step(run, 'cancel', reason)) cancelled++
     return cancelled
   }
 

@@ -56,7 +56,8 @@ export class Scheduler {
   #nextSurplusMs = 0
   #nextSampleMs = 0
   #replies: (() => void)[] = []
-  #onIdle: (() => void) | null = null
+  /** Who waits for the lanes to be empty. */
+  readonly #idleWaiters = new Set<() => void>()
 
   constructor(needs: SchedulerNeeds) {
     this.#needs = needs
@@ -158,7 +159,7 @@ export class Scheduler {
       pending: jobs.held - jobs.prerun - running,
       running,
       indexSize: this.#runs.indexSize,
-      inboxDepth: this.#needs.inbox?.depth() ?? 0,
+      inboxDepth: this.#needs.inbox?.depth ?? 0,
       wanted: this.wanted(),
     }
   }
@@ -203,7 +204,8 @@ export class Scheduler {
 
   /**
    * Gives back what has not started, waits for what runs, and shortly before the deadline ends that too: signal, grace,
-   * thread. Those that had to be ended are given back uncharged. Safe twice, safe without start.
+   * thread. Those that had to be ended are given back uncharged. Safe twice (an earlier deadline counts from then on),
+   * safe without start.
    */
   async stop(deadline: Deadline): Promise<void> {
     if (this.#life === 'stopped') return
@@ -266,7 +268,7 @@ export class Scheduler {
     const { inbox, lanes } = this.#needs
     let messages = 0
     if (inbox !== undefined)
-      for (let left = Math.min(inbox.depth(), MESSAGES_PER_ITERATION); left > 0; left--) {
+      for (let left = Math.min(inbox.depth, MESSAGES_PER_ITERATION); left > 0; left--) {
         const message = inbox.tryReceive()
         if (message === undefined) break
         this.#handle(message)
@@ -308,7 +310,7 @@ export class Scheduler {
       durationMs,
       activeOrchestrators: held + this.#runs.size,
       indexSize: this.#runs.indexSize,
-      inboxDepth: this.#needs.inbox?.depth() ?? 0,
+      inboxDepth: this.#needs.inbox?.depth ?? 0,
       messagesProcessed: handled,
     })
   }
@@ -337,9 +339,9 @@ export class Scheduler {
     }
     this.#answer()
     this.#tellRoom()
-    if (this.#onIdle !== null && this.#jobs.outstanding === 0) this.#onIdle()
+    if (this.#idleWaiters.size > 0 && this.#jobs.outstanding === 0) for (const tell of this.#idleWaiters) tell()
     const { lanes, inbox } = this.#needs
-    if (lanes.hasReports() || (inbox?.depth() ?? 0) > 0 || lanes.armDoorbell?.() === false) this.wake()
+    if (lanes.hasReports() || (inbox?.depth ?? 0) > 0 || lanes.armDoorbell?.() === false) this.wake()
     else this.#sleep()
   }
 
@@ -460,19 +462,19 @@ export class Scheduler {
 
   // Stopping.
 
-  async #idleWithin(ms: number): Promise<void> {
-    if (this.#jobs.outstanding === 0) return
-    await new Promise<void>((resolve) => {
-      const timer = this.#needs.clock.after(ms, done, true)
-      const finish = () => done()
-      function done() {
+  /** Resolves when no lane has a job, or after `ms`. */
+  #idleWithin(ms: number): Promise<void> {
+    if (this.#jobs.outstanding === 0) return Promise.resolve()
+    return new Promise((resolve) => {
+      const done = () => {
         timer.cancel()
+        this.#idleWaiters.delete(done)
         resolve()
       }
-      this.#onIdle = finish
+      const timer = this.#needs.clock.after(ms, done, true)
+      this.#idleWaiters.add(done)
       this.wake()
     })
-    this.#onIdle = null
   }
 
   #abortAll(): void {
@@ -490,7 +492,9 @@ export class Scheduler {
   }
 
   #end(): void {
+    if (this.#life === 'stopped') return
     this.#jobs.now.renew()
+    this.#needs.lanes.drain(this.#reports, Number.POSITIVE_INFINITY)
     // A thread that could not even be ended in time: its jobs count as let go.
     for (const lane of this.#jobs.dispatcher.lanes)
       if (lane.outstanding > 0)
@@ -499,6 +503,7 @@ export class Scheduler {
     this.#life = 'stopped'
     this.#timer?.cancel()
     this.#timer = null
+    for (const tell of this.#idleWaiters) tell()
     this.#answer()
   }
 

@@ -281,7 +281,7 @@ export class FakeInbox {
     return this.messages.shift()
   }
 
-  depth(): number {
+  get depth(): number {
     return this.messages.length
   }
 

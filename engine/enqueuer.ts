@@ -5,7 +5,7 @@
 // A lost answer is resolved, not guessed: the ids are the primary key, so sending the same jobs again either writes them
 // or says that they are there.
 
-import type { Clock } from './base/clock.ts'
+import { type Clock, nextTurn } from './base/clock.ts'
 import { EngineError } from './base/errors.ts'
 import {
   BATCH_JOBS_MAX,
@@ -30,6 +30,8 @@ const STATEMENT_JOBS_MAX = 5_000
 const STATEMENT_BYTES_MAX = 4 * 1024 * 1024
 /** Payload bytes of one chunk: bounds what a claim brings at once. */
 const CHUNK_BYTES_MAX = 1024 * 1024
+/** Between two hints to other nodes: a commit that notifies takes a lock of the whole database. */
+const NOTIFY_EVERY_MS = 2
 /** An id block is thrown away after this, so that ids stay roughly in the order of time. */
 const BLOCK_AGE_MAX_MS = 60_000
 /** Jobs checked before the event loop gets a turn: about 2 ms. */
@@ -210,7 +212,7 @@ export class Enqueuer {
       })
     const keys = new Set<string>()
     for (let at = 0; at < count; at++) {
-      if (at > 0 && at % SLICE_JOBS === 0) await this.#needs.clock.sleep(0)
+      if (at > 0 && at % SLICE_JOBS === 0) await nextTurn()
       try {
         const item = shared ? null : (first as readonly EnqueueItem[])[at]!
         const template = shared ?? this.#template(item!.task, item!.options)
@@ -257,7 +259,7 @@ export class Enqueuer {
     if (this.#flying) return
     this.#flying = (async () => {
       // callers that were answered together come back together: give them one turn of the loop to do so
-      if (this.#lastJobs > 1) await this.#needs.clock.sleep(0)
+      if (this.#lastJobs > 1) await nextTurn()
       else await null
       while (this.#waiting.length > 0) await this.#fly(this.#nextFlight())
       this.#flying = null
@@ -325,6 +327,7 @@ export class Enqueuer {
         const message = `q${[...this.#unnotified].slice(0, 500).join(',')}`
         this.#unnotified.clear()
         await this.#needs.store.notify(message).catch(() => {}) // a hint only: polling is the truth
+        await this.#needs.clock.sleep(NOTIFY_EVERY_MS)
       }
       this.#notifying = false
     })()

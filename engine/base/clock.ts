@@ -45,3 +45,10 @@ export const systemClock: Clock = {
     })
   },
 }
+
+/** Resolves in the next turn of the event loop, after whatever is ready now. Not a time: nothing to inject. */
+export function nextTurn(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(resolve)
+  })
+}

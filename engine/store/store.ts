@@ -196,21 +196,41 @@ export class Store {
    * A lost answer is not tried again: the rows may be there. @returns the chunks whose key an unfinished job has.
    */
   async enqueue(chunks: readonly NewChunk[], allOrNothing: boolean, client?: ForeignClient): Promise<Duplicate[]> {
+    const [only] = chunks
+    if (chunks.length === 1 && isNarrow(only!)) {
+      await this.#enqueueOn(client, {
+        name: 'enqueue_plain',
+        text: this.#sql('select millrace.enqueue_plain($1, $2, $3, $4, $5, $6, $7, $8)'),
+        values: [
+          only!.firstId,
+          only!.count,
+          only!.queueId,
+          only!.taskId,
+          only!.priority,
+          only!.maxAttempts,
+          bytesOf(only!),
+          `[${only!.payloads.join(',')}]`,
+        ],
+      })
+      return []
+    }
     const plain = chunks.every((chunk) => chunk.runAtMs === null && chunk.group === null)
     const keyed = chunks.some((chunk) => chunk.key !== null)
-    const statement = {
-      name: 'enqueue',
+    const rows = await this.#enqueueOn<{ first_id: number | string; held_by: number | string }>(client, {
+      name: 'enqueue_chunks',
       text: this.#sql('select first_id, held_by from millrace.enqueue_chunks($1, $2, $3, $4)'),
       values: [chunksJson(chunks, true), plain, keyed, allOrNothing],
-    }
-    const rows = client
-      ? await foreignRows<{ first_id: number | string; held_by: number | string }>(
-          client,
-          statement.text,
-          statement.values,
-        )
-      : await this.session('enqueue').query<{ first_id: number; held_by: number }>(statement)
+    })
     return rows.map((row) => ({ firstId: Number(row.first_id), heldBy: Number(row.held_by) }))
+  }
+
+  #enqueueOn<Row>(
+    client: ForeignClient | undefined,
+    statement: { name: string; text: string; values: unknown[] },
+  ): Promise<Row[]> {
+    return client
+      ? foreignRows<Row>(client, statement.text, statement.values)
+      : this.session('enqueue').query<Row>(statement)
   }
 
   /** Writes many jobs by COPY in one transaction. Chunks with keys are refused as a whole when one is taken. */
@@ -497,6 +517,12 @@ function isNarrow(chunk: NewChunk): boolean {
   )
 }
 
+function bytesOf(chunk: NewChunk): number {
+  let bytes = 0
+  for (const payload of chunk.payloads) bytes += Buffer.byteLength(payload)
+  return bytes
+}
+
 /** Tuples piece by piece, so that PostgreSQL works on one while the next is made; notes each chunk's payload bytes. */
 function* encodeJobs(chunks: readonly NewChunk[], narrow: boolean, bytesOfChunk: number[]): Generator<Buffer> {
   let out = new CopyBuffer(256 * 1024)
@@ -529,7 +555,7 @@ function* encodeJobs(chunks: readonly NewChunk[], narrow: boolean, bytesOfChunk:
 /** Chunks as the functions read them. Payloads are JSON already, so they are put in as they are. */
 function chunksJson(chunks: readonly NewChunk[], withPayloads: boolean, bytes?: readonly number[]): string {
   const parts = chunks.map((chunk, at) => {
-    const size = bytes?.[at] ?? chunk.payloads.reduce((sum, payload) => sum + Buffer.byteLength(payload), 0)
+    const size = bytes?.[at] ?? bytesOf(chunk)
     let json = `{"f":${chunk.firstId},"c":${chunk.count},"q":${chunk.queueId},"t":${chunk.taskId},"p":${chunk.priority},"b":${size},"m":${chunk.maxAttempts}`
     if (chunk.runAtMs !== null) json += `,"r":${chunk.runAtMs}`
     if (chunk.group !== null) json += `,"g":${JSON.stringify(chunk.group)}`

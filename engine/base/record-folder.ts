@@ -10,7 +10,7 @@
 // ends the process with SIGSEGV when its file is garbage and with SIGBUS when it is cut, 42 ms and 13 MB to load it.
 
 import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { deserialize, serialize } from 'node:v8'
 import { crc32 } from 'node:zlib'
 import { codeOf, EngineError, messageOf } from './errors.ts'
@@ -121,6 +121,7 @@ export class RecordFolder<T> {
 
   async #know(): Promise<{ lastOrder: number; records: number; bytes: number }> {
     if (this.#known === null) {
+      await mkdir(dirname(this.#path), { recursive: true }) // as others would make them: the embedded server lives there too
       await mkdir(this.#path, { recursive: true, mode: 0o700 }) // payloads and results are nobody else's business
       const last = (await this.names()).at(-1)
       this.#known = { lastOrder: Number(RECORD_NAME.exec(last ?? '')?.[1] ?? 0), ...(await this.usage()) }

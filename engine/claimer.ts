@@ -136,7 +136,8 @@ export class Claimer {
     if (wanted > 0 && (this.#fresh || polls) && this.#queueIds.length > 0) await this.#claim(wanted)
     if (polls || clock.steadyMs() >= this.#dueAtMs) await this.#promote()
     if (polls) this.#planPoll()
-    if (this.#fresh && this.#needs.wanted() > 0) return 0
+    // without queues there was no claim that could have had an answer: asking on would never let anybody else run
+    if (this.#fresh && this.#queueIds.length > 0 && this.#needs.wanted() > 0) return 0
     return Math.max(0, Math.min(this.#pollAtMs, this.#dueAtMs) - clock.steadyMs())
   }
 

@@ -465,3 +465,17 @@ test('the real inbox fits: what was sent is handled, and its statistics move wit
   assert.equal(asked, 5)
   assert.deepEqual([inbox.stats().totalReceived, inbox.stats().currentDepth], [5, 0])
 })
+
+test('more runs than one iteration may launch follow in the next ones, each once', () => {
+  const bench = schedulerBench()
+  const dueMs = bench.clock.wallMs() + 1_000
+  for (let i = 0; i < 25_000; i++) bench.occurrences.runs.push({ id: `job${i}`, dueMs: dueMs + Math.floor(i / 100) })
+  bench.scheduler.iteration()
+  assert.equal(bench.occurrences.launched.length, 10_000)
+  bench.scheduler.start()
+  bench.settle()
+  bench.clock.advance(1)
+  bench.settle()
+  assert.equal(bench.occurrences.launched.length, 25_000)
+  assert.equal(new Set(bench.occurrences.launched).size, 25_000)
+})

@@ -114,10 +114,10 @@ export interface Inbox {
 
 /** Occurrences of schedules: the index that says when, and who makes a job of one. */
 export interface Occurrences {
-  /** Runs in time order, half open [startMs, endMs); engine/schedule's RunIndex is one. */
+  /** Visits runs in time order, half open [startMs, endMs), until told false; engine/schedule's RunIndex is one. */
   readonly index: {
     readonly length: number
-    query(startMs: number, endMs: number, visit: (schedule: { readonly id: string }, dueMs: number) => void): number
+    query(startMs: number, endMs: number, visit: (schedule: { readonly id: string }, dueMs: number) => boolean): number
   }
   /** A run was put into memory: see to its durable side (who wins, which job). Answers come as messages by its run id. */
   launch(run: LaunchedRun): void

@@ -12,6 +12,9 @@ import type { OrchestratorState } from './messages.ts'
 import type { Occurrences, SchedulerNeeds } from './needs.ts'
 import type { Counters } from './stats.ts'
 
+/** Bounds the duty; the rest of the window follows in the next iteration. */
+const LAUNCHES_PER_ITERATION = 10_000
+
 /** One occurrence. Written by Runs only. */
 interface Run {
   readonly runId: string
@@ -46,7 +49,13 @@ export class Runs {
   readonly #byId = new Map<string, Run>()
   readonly #waiting = new Heap<Run>((a, b) => a.scheduledAtMs < b.scheduledAtMs)
   readonly #runOfJob = new Map<number, string>()
+  /** Unique per life of this object; updates count on from it. */
+  readonly #updatePrefix = randomUUID()
+  #updates = 0
+  #launched = 0
   #nextQueryMs = 0
+  /** Where the window goes on when an iteration could not launch all of it; 0: at its start. */
+  #resumeMs = 0
   #nextCleanupMs = 0
   #nextHeartbeatMs = 0
   /** The buffer of updates refused one: the loop must stop. */
@@ -67,9 +76,10 @@ export class Runs {
     return this.#occurrences?.index.length ?? 0
   }
 
-  /** The index has changed: look at it in the next iteration. */
+  /** The index has changed: look at all of it in the next iteration. */
   indexChanged(): void {
     this.#nextQueryMs = 0
+    this.#resumeMs = 0
   }
 
   /** A run of the grace window that is known to the store: not launched again. */
@@ -93,8 +103,9 @@ export class Runs {
     return launched + due
   }
 
-  /** Wall time of the next thing that schedule() would do. */
+  /** Wall time of the next thing that schedule() would do; the index is looked at with every pause of the loop. */
   nextDueMs(): number {
+    if (this.#resumeMs > 0) return 0
     return this.#waiting.peek()?.scheduledAtMs ?? Number.POSITIVE_INFINITY
   }
 
@@ -214,22 +225,28 @@ export class Runs {
     const { wallMs } = this.#now
     if (this.#occurrences === null || wallMs < this.#nextQueryMs) return 0
     const { preScheduleMs, graceMs, loopIdleMs } = this.#needs.settings
+    const fromMs = Math.max(this.#resumeMs, wallMs - graceMs)
     this.#nextQueryMs = wallMs + Math.min(loopIdleMs, 1_000)
+    this.#resumeMs = 0
     this.#launched = 0
-    this.#occurrences.index.query(wallMs - graceMs, wallMs + preScheduleMs, this.#visit)
+    this.#occurrences.index.query(fromMs, wallMs + preScheduleMs, this.#visit)
     return this.#launched
   }
 
-  #launched = 0
-
-  readonly #visit = (schedule: { readonly id: string }, dueMs: number): void => {
+  readonly #visit = (schedule: { readonly id: string }, dueMs: number): boolean => {
     const runId = generateRunId(schedule.id, dueMs)
-    if (this.#byId.has(runId)) return
+    if (this.#byId.has(runId)) return true
+    if (this.#launched === LAUNCHES_PER_ITERATION) {
+      this.#resumeMs = dueMs
+      this.#nextQueryMs = 0
+      return false
+    }
     const run = this.#add(runId, schedule.id, dueMs)
     this.#waiting.push(run)
     this.#launched++
     this.#update(run)
-    this.#occurrences!.launch({ runId, scheduleId: schedule.id, scheduledAtMs: dueMs })
+    this.#occurrences!.launch(run)
+    return true
   }
 
   #add(runId: string, scheduleId: string, scheduledAtMs: number): Run {
@@ -262,7 +279,7 @@ export class Runs {
 
   #update(run: Run): void {
     const kept = this.#occurrences?.update({
-      updateId: randomUUID(),
+      updateId: `${this.#updatePrefix}:${++this.#updates}`,
       runId: run.runId,
       scheduleId: run.scheduleId,
       scheduledAtMs: run.scheduledAtMs,

@@ -302,10 +302,10 @@ export class FakeOccurrences implements Occurrences {
     get length(): number {
       return this.count()
     },
-    query: (startMs: number, endMs: number, visit: (schedule: { id: string }, dueMs: number) => void): number => {
+    query: (startMs: number, endMs: number, visit: (schedule: { id: string }, dueMs: number) => boolean): number => {
       this.queries.push([startMs, endMs])
       const found = this.runs.filter((run) => run.dueMs >= startMs && run.dueMs < endMs)
-      for (const run of found) visit(run, run.dueMs)
+      for (const run of found) if (!visit(run, run.dueMs)) break
       return found.length
     },
   }

@@ -152,7 +152,11 @@ export class Claimer {
       group: this.#settings.onlyGroup,
     })
     let jobs = 0
-    for (const chunk of chunks) jobs += chunk.count
+    let bytes = 0
+    for (const chunk of chunks) {
+      jobs += chunk.count
+      bytes += chunk.payloads.length
+    }
     this.counts.claims++
     this.counts.jobs += jobs
     if (jobs === 0) {
@@ -160,7 +164,8 @@ export class Claimer {
       return
     }
     this.#emptyPolls = 0
-    this.#fresh = true // where something came from there may be more
+    // less than was asked for: nothing is left, unless the bytes were the limit
+    if (jobs >= wanted || bytes * 2 >= this.#settings.claimBytesMax) this.#fresh = true
     this.#needs.arrive(chunks)
   }
 

@@ -157,7 +157,7 @@ class Base {
         clock: this.clock,
         store: this.store,
         defaultsOf: (task) => this.defaultsOf(task),
-        onEnqueued: (queueIds) => this.onEnqueued(queueIds),
+        onEnqueued: (queueIds, dueAtMs) => this.onEnqueued(queueIds, dueAtMs),
       },
       this.settings,
     )
@@ -176,7 +176,7 @@ class Base {
     return undefined
   }
 
-  protected onEnqueued(_queueIds: readonly number[]): void {}
+  protected onEnqueued(_queueIds: readonly number[], _dueAtMs: number | null): void {}
 
   async enqueue(...args: Parameters<Enqueuer['enqueue']>): ReturnType<Enqueuer['enqueue']> {
     if (!this.#store) await this.open()
@@ -270,11 +270,7 @@ class MillraceEngine extends Base {
     if (this.#life !== 'new') throw new EngineError('NOT_STARTED', `an engine starts once; this one is ${this.#life}`)
     this.#life = 'starting'
     try {
-      const { modules } = findTaskFiles(
-        this.#tasks,
-        cwd(),
-        'typescript' in features && features.typescript !== false,
-      )
+      const { modules } = findTaskFiles(this.#tasks, cwd(), 'typescript' in features && features.typescript !== false)
       this.#buildPool(modules)
       const loading = this.#pool.start()
       loading.catch(() => {}) // looked at below; PostgreSQL may fail first
@@ -465,8 +461,10 @@ class MillraceEngine extends Base {
     return this.#taskByName.get(task)
   }
 
-  protected override onEnqueued(queueIds: readonly number[]): void {
-    if (this.#life === 'running') this.#claimer.ready(queueIds)
+  protected override onEnqueued(queueIds: readonly number[], dueAtMs: number | null): void {
+    if (this.#life !== 'running') return
+    if (queueIds.length > 0) this.#claimer.ready(queueIds)
+    if (dueAtMs !== null) this.#claimer.dueIn(dueAtMs - this.clock.wallMs())
   }
 
   // ------------------------------------------------------------------ looking

@@ -32,6 +32,9 @@ const STATEMENT_BYTES_MAX = 4 * 1024 * 1024
 const CHUNK_BYTES_MAX = 1024 * 1024
 /** Between two hints to other nodes: a commit that notifies takes a lock of the whole database. */
 const NOTIFY_EVERY_MS = 2
+/** Jobs of a statement that carries its own hint, and hints sent in a row from the side. */
+const NOTIFY_ALONG_JOBS = 4
+const NOTIFY_MESSAGES_MAX = 100
 /** An id block is thrown away after this, so that ids stay roughly in the order of time. */
 const BLOCK_AGE_MAX_MS = 60_000
 /** Jobs checked before the event loop gets a turn: about 2 ms. */
@@ -93,7 +96,12 @@ export interface EnqueuerNeeds {
     queueIds(names: readonly string[]): Promise<number[]>
     taskIds(names: readonly string[]): Promise<number[]>
     reserveBlocks(count: number): Promise<number[]>
-    enqueue(chunks: readonly NewChunk[], allOrNothing: boolean, client?: ForeignClient): Promise<Duplicate[]>
+    enqueue(
+      chunks: readonly NewChunk[],
+      allOrNothing: boolean,
+      client?: ForeignClient,
+      notify?: boolean,
+    ): Promise<Duplicate[]>
     copyChunks(chunks: readonly NewChunk[]): Promise<Duplicate[]>
     notify(message: string): Promise<void>
   }
@@ -101,8 +109,8 @@ export interface EnqueuerNeeds {
   defaultsOf(task: string): { queue?: string; maxAttempts?: number } | undefined
   /** Trace headers of the active span, when there is one. */
   traceHeaders?(): Readonly<Record<string, Json>> | null
-  /** Called after a commit with the queues that have new work. */
-  onEnqueued?(queueIds: readonly number[]): void
+  /** Called after a commit with the queues that have new work, and when the first delayed job is due (wall ms). */
+  onEnqueued?(queueIds: readonly number[], dueAtMs: number | null): void
 }
 
 export interface EnqueuerSettings {
@@ -147,7 +155,7 @@ export class Enqueuer {
   #nextId = 0
   #endId = 0
   #blockAtMs = 0
-  readonly #unnotified = new Set<number>()
+  readonly #unnotified = new Set<string>()
   #notifying = false
 
   constructor(needs: EnqueuerNeeds, settings: EnqueuerSettings) {
@@ -283,8 +291,12 @@ export class Enqueuer {
         flight.map((it) => it.template),
         flight.map((it) => it.payload),
       )
-      const duplicates = await this.#surely(() => this.#needs.store.enqueue(chunks, false))
-      this.#announce(chunks)
+      // a few jobs wake the listeners with their own commit; a flood does it from the side, seldom
+      const [only] = chunks
+      const notify =
+        flight.length <= NOTIFY_ALONG_JOBS && chunks.length === 1 && only!.runAtMs === null && !this.#notifying
+      const duplicates = await this.#surely(() => this.#needs.store.enqueue(chunks, false, undefined, notify))
+      this.#announce(chunks, notify)
       let at = 0
       for (const chunk of chunks) {
         for (let offset = 0; offset < chunk.count; offset++, at++) {
@@ -316,17 +328,25 @@ export class Enqueuer {
     }
   }
 
-  #announce(chunks: readonly NewChunk[]): void {
-    const queues = [...new Set(chunks.map((chunk) => chunk.queueId))]
-    this.#needs.onEnqueued?.(queues)
-    for (const id of queues) this.#unnotified.add(id)
+  /** Tells this process at once, and other nodes by a hint from the side that is coalesced; `told`: they know already. */
+  #announce(chunks: readonly NewChunk[], told = false): void {
+    const ready = new Set<number>()
+    let dueAtMs: number | null = null
+    for (const { queueId, runAtMs } of chunks) {
+      if (runAtMs === null) ready.add(queueId)
+      else dueAtMs = Math.min(dueAtMs ?? runAtMs, runAtMs)
+    }
+    this.#needs.onEnqueued?.([...ready], dueAtMs)
+    if (!told) for (const id of ready) this.#unnotified.add(`q${id}`)
+    if (dueAtMs !== null) this.#unnotified.add('s')
     if (this.#notifying) return
     this.#notifying = true
     void (async () => {
+      if (told) await this.#needs.clock.sleep(NOTIFY_EVERY_MS)
       while (this.#unnotified.size > 0) {
-        const message = `q${[...this.#unnotified].slice(0, 500).join(',')}`
-        this.#unnotified.clear()
-        await this.#needs.store.notify(message).catch(() => {}) // a hint only: polling is the truth
+        const messages = [...this.#unnotified].slice(0, NOTIFY_MESSAGES_MAX)
+        for (const message of messages) this.#unnotified.delete(message)
+        for (const message of messages) await this.#needs.store.notify(message).catch(() => {}) // polling is the truth
         await this.#needs.clock.sleep(NOTIFY_EVERY_MS)
       }
       this.#notifying = false

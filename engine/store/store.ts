@@ -9,6 +9,7 @@ import type pg from 'pg'
 import type { Clock } from '../base/clock.ts'
 import { EngineError } from '../base/errors.ts'
 import { CHUNK_JOBS_MAX } from '../base/limits.ts'
+import { attemptsJson } from './attempt-json.ts'
 import { isRetryable, Session, storeError } from './connection.ts'
 import { CopyBuffer, copyIn } from './copy.ts'
 import { checkVersion, type MigrationReport, migrate } from './migrate.ts'
@@ -193,14 +194,19 @@ export class Store {
 
   /**
    * Writes chunks in one statement. On `client` (the caller's own transaction) or on a connection of ours.
-   * A lost answer is not tried again: the rows may be there. @returns the chunks whose key an unfinished job has.
+   * `notify` wakes listeners with the same commit, where that costs nothing extra. @returns the chunks whose key an unfinished job has.
    */
-  async enqueue(chunks: readonly NewChunk[], allOrNothing: boolean, client?: ForeignClient): Promise<Duplicate[]> {
+  async enqueue(
+    chunks: readonly NewChunk[],
+    allOrNothing: boolean,
+    client?: ForeignClient,
+    notify = false,
+  ): Promise<Duplicate[]> {
     const [only] = chunks
     if (chunks.length === 1 && isNarrow(only!)) {
       await this.#enqueueOn(client, {
         name: 'enqueue_plain',
-        text: this.#sql('select millrace.enqueue_plain($1, $2, $3, $4, $5, $6, $7, $8)'),
+        text: this.#sql('select millrace.enqueue_plain($1, $2, $3, $4, $5, $6, $7, $8, $9)'),
         values: [
           only!.firstId,
           only!.count,
@@ -210,6 +216,7 @@ export class Store {
           only!.maxAttempts,
           bytesOf(only!),
           `[${only!.payloads.join(',')}]`,
+          notify,
         ],
       })
       return []
@@ -221,6 +228,7 @@ export class Store {
       text: this.#sql('select first_id, held_by from millrace.enqueue_chunks($1, $2, $3, $4)'),
       values: [chunksJson(chunks, true), plain, keyed, allOrNothing],
     })
+    if (notify) void this.notify(`q${only!.queueId}`).catch(() => {})
     return rows.map((row) => ({ firstId: Number(row.first_id), heldBy: Number(row.held_by) }))
   }
 
@@ -310,6 +318,10 @@ export class Store {
    * @throws EngineError NODE_FENCED when the node was declared dead; nothing was written then
    */
   async flush(nodeId: number, flush: Flush): Promise<FlushResult> {
+    if (flush.rowCount <= FEW_ROWS && flush.rows.length <= FEW_BYTES) {
+      const done = await this.#flushFew(nodeId, flush)
+      if (done) return done
+    }
     const no = Math.floor(flush.no)
     const leases = `{${flush.leaseIds.map(Number).join(',')}}`
     return this.session('flush').exclusive('tx flush', async (client) => {
@@ -319,8 +331,7 @@ export class Store {
       const { fenced, already, stale } = begun[1]!.rows[0] as { fenced: boolean; already: boolean; stale: number[] }
       if (fenced || already) {
         await client.query('rollback')
-        if (fenced)
-          throw new EngineError('NODE_FENCED', `node ${nodeId} was declared dead; its reports are refused`, { nodeId })
+        if (fenced) throw fencedError(nodeId)
         return { staleLeases: [], alreadyDone: true }
       }
       const lost = new Set(stale.map(Number))
@@ -339,6 +350,25 @@ export class Store {
       )
       return { staleLeases: [...lost], alreadyDone: false }
     })
+  }
+
+  /** The short way; null when a lease was lost and the long way has to sort it out. */
+  async #flushFew(nodeId: number, flush: Flush): Promise<FlushResult | null> {
+    let rows: { fenced: boolean; already: boolean; stale: unknown[] }[]
+    try {
+      rows = await this.session('flush').query({
+        name: 'flush_few',
+        text: this.#sql('select fenced, already, stale from millrace.flush_few($1, $2, $3, $4, $5, $6)'),
+        values: [nodeId, flush.no, flush.leaseIds, flush.leaseDone, attemptsJson(flush), restJson(flush, NONE)],
+      })
+    } catch (error) {
+      // data that COPY takes and JSON functions do not, such as half a surrogate pair
+      if (error instanceof EngineError && String(error.details.sqlState).startsWith('22')) return null
+      throw error
+    }
+    const { fenced, already, stale } = rows[0]!
+    if (fenced) throw fencedError(nodeId)
+    return stale.length > 0 ? null : { staleLeases: [], alreadyDone: already }
   }
 
   /** Flushes for an earlier incarnation. @throws EngineError NODE_FENCED when its row is gone or is somebody else's */
@@ -476,6 +506,15 @@ async function foreignRows<Row>(client: ForeignClient, text: string, values: unk
   } catch (error) {
     throw storeError(error, 'enqueue in your transaction')
   }
+}
+
+/** Up to here one call beats COPY's round trips. */
+const FEW_ROWS = 32
+const FEW_BYTES = 64 * 1024
+const NONE: ReadonlySet<number> = new Set()
+
+function fencedError(nodeId: number): EngineError {
+  return new EngineError('NODE_FENCED', `node ${nodeId} was declared dead; its reports are refused`, { nodeId })
 }
 
 const ATTEMPT_COLUMNS = '(job_id, run, attempt, outcome, node_id, lane, started_at, finished_at, error, result)'

@@ -163,7 +163,7 @@ end $$;
 -- Enqueues one chunk that has no options beyond priority and attempts: what nearly every call is, at half the cost of
 -- enqueue_chunks (46 us against 95 us for one job, PostgreSQL 15, 2026-11).
 create function millrace.enqueue_plain(p_first bigint, p_count int, p_queue int, p_task int, p_priority int, p_max_attempts int,
-  p_bytes bigint, p_payloads json) returns void language plpgsql as $$
+  p_bytes bigint, p_payloads json, p_notify boolean) returns void language plpgsql as $$
 declare v_now timestamptz := clock_timestamp();
 begin
   insert into millrace.job (id, created_at, queue_id, task_id, payload_bytes, priority, max_attempts, payload)
@@ -172,6 +172,7 @@ begin
   insert into millrace.ready (first_id, rank, due_at, queue_id, task_id, bytes, count, attempt, run, rescues)
   values (p_first, millrace.rank_of((select q.ageing_ms from millrace.queue q where q.id = p_queue), p_priority, v_now),
     v_now, p_queue, p_task, p_bytes, p_count, 1, 1, 0);
+  if p_notify then perform pg_notify('millrace_@schema', 'q' || p_queue); end if;
 end $$;
 
 -- One id for a job enqueued by SQL, dealt from a block that this session keeps for at most a minute. A rollback gives
@@ -364,10 +365,12 @@ end $$;
 -- Locks the node (shared) and the leases until the end of the transaction.
 create function millrace.flush_begin(p_node int, p_no bigint, p_leases bigint[])
 returns table (fenced boolean, already boolean, stale bigint[]) language plpgsql as $$
-declare v_no bigint; v_mine bigint[];
+declare v_no bigint; v_mine bigint[]; v_limit_ms int;
 begin
-  perform from millrace.node n where n.id = p_node for key share;
+  select n.limit_ms into v_limit_ms from millrace.node n where n.id = p_node for key share;
   if not found then return query select true, false, p_leases; return; end if;
+  -- a process that freezes between these statements must not keep its row locked: nobody could rescue its jobs
+  perform set_config('idle_in_transaction_session_timeout', v_limit_ms::text, true);
   select f.no into v_no from millrace.flushed f where f.node_id = p_node for update;
   if v_no >= p_no then return query select false, true, '{}'::bigint[]; return; end if;
   select coalesce(array_agg(m.id), '{}') into v_mine
@@ -461,6 +464,23 @@ begin
   delete from millrace.lease l using unnest(p_leases, p_done) as d(id, done) where l.id = d.id and l.open <= d.done;
   update millrace.lease l set open = l.open - d.done from unnest(p_leases, p_done) as d(id, done) where l.id = d.id;
   delete from millrace.running r where r.lease_id = any (p_leases) and not exists (select from millrace.lease l where l.id = r.lease_id);
+end $$;
+
+-- A whole flush in one call, for a few attempts. Writes nothing when a lease is lost: the caller sorts that out and sends
+-- the long way. p_rows: [{j job, r run, a attempt, o outcome, i node, n lane, s started (s), f finished (s), e [error], v [result]}]
+create function millrace.flush_few(p_node int, p_no bigint, p_leases bigint[], p_done int[], p_rows json, p_rest json)
+returns table (fenced boolean, already boolean, stale bigint[]) language plpgsql as $$
+declare b record;
+begin
+  select f.fenced, f.already, f.stale into b from millrace.flush_begin(p_node, p_no, p_leases) f;
+  if not b.fenced and not b.already and cardinality(b.stale) = 0 then
+    insert into millrace.attempt (job_id, run, attempt, outcome, node_id, lane, started_at, finished_at, error, result)
+    select t.j, t.r, t.a, t.o::"char", t.i, t.n, to_timestamp(t.s), to_timestamp(t.f),
+      t.e -> 0, t.v -> 0
+    from json_to_recordset(p_rows) as t(j bigint, r int, a int, o text, i int, n int, s float8, f float8, e json, v json);
+    perform millrace.flush_end(p_node, p_no, p_leases, p_done, p_rest);
+  end if;
+  return query select b.fenced, b.already, b.stale;
 end $$;
 
 -- Moves what is due from scheduled to where it belongs. Answers how much, and when the next one is due.

@@ -111,14 +111,14 @@ test(
   withPool({}, async (h) => {
     assert.equal(h.pool.armDoorbell(), true)
     h.feed('rest', [5], 0)
-    while (h.bells === 0) await sleep(1)
+    await h.wait(() => h.bells === 1)
     assert.equal(h.pool.hasReports(), true)
     assert.equal(h.pool.armDoorbell(), false)
     assert.equal(h.pool.drain(h, 100), 2)
     assert.deepEqual(h.told.get(0)!.events, ['started', 'completed'])
     assert.equal(h.pool.armDoorbell(), true)
     h.feed('rest', [5], 1)
-    while (h.bells === 1) await sleep(1)
+    await h.wait(() => h.bells === 2)
   }),
 )
 
@@ -126,8 +126,9 @@ test(
   'reports beyond what the ring holds wait in the thread until main drains',
   withPool({ ringBytes: 128 * 1024 }, async (h) => {
     h.feed('noop', numbers(20_000), 0) // 1.3 MB of reports
-    while (h.pool.taken(0) === 0 || !h.pool.hasReports()) await sleep(1)
-    await sleep(20)
+    await h.wait(() => h.pool.taken(0) > 1_000) // nobody drains: the ring fills
+    const stuckAt = h.pool.taken(0)
+    assert.ok(stuckAt < 20_000)
     await h.until(() => h.pool.outstanding(0) === 0)
     assert.deepEqual(h.startOrder, numbers(20_000))
   }),
@@ -405,8 +406,9 @@ test(
       }
       const wanted = round * 60
       while (pool.drain(h, 100) > 0 || h.told.size < wanted) await new Promise((resolve) => setImmediate(resolve))
+      if (round % 2 === 0) await h.wait(() => pool.hasReports() || pool.outstanding(0) === 0)
       pool.kill(0, 'THREAD_EXITED', 'for a test')
-      await h.until(() => h.lost.length === 1)
+      await h.until(() => h.lost.length === 1, 7) // a few at a time: the loss is told after the last report
       const { notTaken } = h.lost[0]!
       const reported = numbers(slot - first, first).filter((n) => h.isOver(n))
       assert.ok(reported.every((n, at) => n === first + at))
@@ -689,14 +691,27 @@ test('threads that keep dying without a job are started more and more slowly, an
   remove()
 })
 
-test('a start where no thread comes up is refused', async () => {
-  const clock = new ManualClock()
+test('files that are missing or end their thread do not keep a pool from starting', async () => {
   const { urls, remove } = writeModules({ dies: `process.exit(1)` })
-  const h = new PoolHarness({ modules: [...urls, 'file:///nowhere/at-all.mjs'], clock })
-  await h.start() // the file is skipped, the missing one is named
-  assert.equal(h.catalog.broken.length, 2)
+  const h = await new PoolHarness({ modules: [...urls, 'file:///nowhere/at-all.mjs'] }).start()
+  assert.deepEqual(h.catalog.tasks, [])
+  assert.deepEqual(h.catalog.broken.map(({ file }) => file).sort(), [...urls, 'file:///nowhere/at-all.mjs'].sort())
   await h.stop()
   remove()
+})
+
+test('a start is refused when no thread can be brought up', async () => {
+  const clock = new ManualClock()
+  const h = new PoolHarness({ modules: [], clock, threadHeapMb: 1 }) // too small for Node itself
+  const refused = assert.rejects(h.start(), { code: 'TASK_LOAD_FAILED' })
+  const isGivenUp = () => h.logged.some(({ event }) => event === 'thread.given_up')
+  await h.wait(() => {
+    if (!isGivenUp() && clock.waiting > 0) clock.advance(20_000) // whatever it waits for
+    return isGivenUp()
+  })
+  await refused
+  assert.equal(h.pool.isOpen(0), false)
+  await h.stop()
 })
 
 test(
@@ -733,11 +748,26 @@ test(
   }),
 )
 
+test(
+  'a thread whose heap stays nearly full is replaced between jobs, and nothing is lost',
+  withPool({ threadHeapMb: 128 }, async (h) => {
+    const thread = (await h.run('whoami', null, 0)).result
+    await h.run('keeps', null, 1)
+    let slot = 2
+    while ((await h.run('whoami', null, slot)).result === thread) {
+      slot++
+      await sleep(20) // it looks once a second
+    }
+    assert.deepEqual(h.lost, [])
+    assert.equal(h.logged[0]!.event, 'thread.recycled')
+  }),
+)
+
 test('stop waits for what runs, takes nothing more, and what was reported is still there to be drained', async () => {
   const h = await new PoolHarness().start()
   h.feed('rest', [100], 0)
   h.feed('echo', [1, 2], 1)
-  while (h.pool.taken(0) === 0) await sleep(1)
+  await h.wait(() => h.pool.taken(0) === 1)
   await h.stop()
   await h.until(() => h.lost.length === 1)
   assert.deepEqual(h.told.get(0)!.events, ['started', 'completed'])

@@ -89,7 +89,7 @@ test('a writer that is ended at any moment leaves a whole beginning of what it w
   }
 })
 
-test('a thread that waits for room goes on as soon as main has read', async () => {
+test('a thread that waits for room is woken when main has read', { timeout: 60_000 }, async () => {
   const memory = createLaneMemory(RING_BYTES_MIN)
   const count = 20_000 // several times what the ring holds
   const worker = startWriter({ shared: memory.shared, count })

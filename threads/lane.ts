@@ -46,9 +46,8 @@ export class Lane {
   readonly #order = new Uint32Array(ORDER_SLOTS)
   /** Jobs fed, ever; its low 16 bits are the limit unless something was revoked, which takes them back here too. */
   #fed = 0
-  #outstanding = 0
-  /** Jobs that were drained as completed or failed. */
-  finished = 0
+  /** Jobs of a dead thread that it had taken and never reported. */
+  #lost = 0
 
   /** `transfer` gets the thread's ends of the ports. */
   constructor(
@@ -69,25 +68,29 @@ export class Lane {
     transfer({ control: control.port2, bulk: bulk.port2 })
   }
 
+  /** Jobs that were drained as completed or failed; right also within a call of the sink, as are the next two. */
+  get finished(): number {
+    return this.#reader.finished
+  }
+
   get outstanding(): number {
-    return this.#outstanding
+    return this.#fed - this.finished - this.#lost
   }
 
   get taken(): number {
-    return this.#outstanding - this.#untaken()
+    return this.outstanding - untakenOf(Atomics.load(this.memory.header, GRANT))
   }
 
   feed(piece: FeedPiece): void {
     const count = piece.slots.length
     invariant(this.phase === 'open', 'only an open lane is fed', { lane: this.number, phase: this.phase })
     invariant(
-      count > 0 && count === piece.generations.length && this.#outstanding + count <= LANE_JOBS_MAX,
+      count > 0 && count === piece.generations.length && this.outstanding + count <= LANE_JOBS_MAX,
       'a piece holds jobs, and no lane more than its maximum',
-      { lane: this.number, count, outstanding: this.#outstanding },
+      { lane: this.number, count, outstanding: this.outstanding },
     )
     for (let at = 0; at < count; at++) this.#order[(this.#fed + at) & (ORDER_SLOTS - 1)] = piece.slots[at]!
     this.#fed += count
-    this.#outstanding += count
     grantMore(this.memory.header, count) // before the message: the thread looks at the grant when the message arrives
     this.send({ kind: 'feed', piece: { ...piece, slots: own(piece.slots), generations: own(piece.generations) } })
   }
@@ -97,7 +100,6 @@ export class Lane {
     const count = revokeAll(this.memory.header)
     const slots: number[] = new Array(count)
     this.#fed -= count
-    this.#outstanding -= count
     for (let at = 0; at < count; at++) slots[at] = this.#order[(this.#fed + at) & (ORDER_SLOTS - 1)]!
     return slots
   }
@@ -116,15 +118,11 @@ export class Lane {
   }
 
   drain(sink: ReportSink, limit: number): number {
-    const reader = this.#reader
-    const before = reader.finished
-    reader.sink = sink
+    this.#reader.sink = sink
     try {
-      return this.#ring.drain(limit, reader)
+      return this.#ring.drain(limit, this.#reader)
     } finally {
-      reader.sink = null
-      this.#outstanding -= reader.finished - before
-      this.finished = reader.finished
+      this.#reader.sink = null
     }
   }
 
@@ -140,11 +138,7 @@ export class Lane {
 
   /** Forgets what was taken and never reported; whoever hears of the loss has it now. */
   forget(): void {
-    this.#outstanding = 0
-  }
-
-  #untaken(): number {
-    return untakenOf(Atomics.load(this.memory.header, GRANT))
+    this.#lost = this.outstanding
   }
 }
 

@@ -10,8 +10,8 @@
 // thread takes nothing more, lets the neighbours finish, and asks to be replaced.
 
 import { AsyncLocalStorage } from 'node:async_hooks'
-import { getHeapStatistics } from 'node:v8'
-import { type MessagePort, receiveMessageOnPort, threadId } from 'node:worker_threads'
+import { getHeapSpaceStatistics } from 'node:v8'
+import { type MessagePort, receiveMessageOnPort, resourceLimits, threadId } from 'node:worker_threads'
 import { systemClock } from '../engine/base/clock.ts'
 import { EngineError, type ErrorCode, messageOf } from '../engine/base/errors.ts'
 import { PAYLOAD_SEPARATOR } from '../engine/base/limits.ts'
@@ -42,8 +42,11 @@ const PROGRESS_EVERY_MS = 50
 /** Log lines of one thread per second; what is beyond is counted and dropped. */
 const LOG_LINES_MAX = 1_000
 const HEAP_CHECK_EVERY_MS = 1_000
-/** A heap above this share of its limit after the garbage of a second: better replaced between jobs than dead in one. */
-const HEAP_SHARE_MAX = 0.85
+/**
+ * A heap that stays above this share of its limit: better replaced between jobs than dead in one. The rest is room for
+ * what one collection of the young space moves over, up to 16 MiB.
+ */
+const HEAP_SHARE_MAX = 0.75
 
 /** A task as this thread runs it. */
 interface Entry {
@@ -106,6 +109,7 @@ class Lane implements ContextHost {
   #finished = 0
   #isRetiring = false
   #heapCheckedMs = 0
+  #heapWasHigh = false
   #logWindowMs = 0
   #logLines = 0
   #logDropped = 0
@@ -444,12 +448,16 @@ class Lane implements ContextHost {
     this.#tell({ kind: 'retire', why })
   }
 
+  /** Twice in a row, because what one look sees may be garbage that the next collection frees. */
   #checkHeap(now: number): void {
     if (now - this.#heapCheckedMs < HEAP_CHECK_EVERY_MS) return
     this.#heapCheckedMs = now
-    const { used_heap_size, heap_size_limit } = getHeapStatistics()
-    if (used_heap_size > heap_size_limit * HEAP_SHARE_MAX)
-      this.#retire(`its heap holds ${Math.round(used_heap_size / 2 ** 20)} MiB`)
+    const limitMb = resourceLimits.maxOldGenerationSizeMb ?? 0
+    if (limitMb <= 0) return
+    const usedMb = oldHeapBytes() / 2 ** 20
+    if (usedMb < limitMb * HEAP_SHARE_MAX) this.#heapWasHigh = false
+    else if (!this.#heapWasHigh) this.#heapWasHigh = true
+    else this.#retire(`its heap holds ${Math.round(usedMb)} of ${limitMb} MiB`)
   }
 
   #onEscaped(code: ErrorCode, reason: unknown): void {
@@ -496,6 +504,14 @@ function isThenable(value: unknown): value is PromiseLike<unknown> {
     value !== null &&
     typeof (value as { then?: unknown }).then === 'function'
   )
+}
+
+/** Bytes in the spaces that maxOldGenerationSizeMb limits. */
+function oldHeapBytes(): number {
+  let bytes = 0
+  for (const { space_name, space_used_size } of getHeapSpaceStatistics())
+    if (!space_name.startsWith('new_')) bytes += space_used_size
+  return bytes
 }
 
 /** @throws EngineError VALIDATION, to the handler, when the value is not JSON or too large. */

@@ -111,12 +111,18 @@ export class PoolHarness implements ReportSink {
     return events.includes('completed') || events.includes('failed')
   }
 
-  /** Drains until `isTrue`. The limit is for a test that fails; no test waits for it to pass. */
-  async until(isTrue: () => boolean, limitMs = 30_000): Promise<void> {
-    const end = systemClock.steadyMs() + limitMs
-    for (;;) {
-      this.pool.drain(this, 10_000)
-      if (isTrue()) return
+  /** Drains until `isTrue`, `limit` messages at a time. */
+  until(isTrue: () => boolean, limit = 10_000): Promise<void> {
+    return this.wait(() => {
+      this.pool.drain(this, limit)
+      return isTrue()
+    })
+  }
+
+  /** Waits without draining. Its end of patience is for a test that fails; no test waits for it to pass. */
+  async wait(isTrue: () => boolean, patienceMs = 30_000): Promise<void> {
+    const end = systemClock.steadyMs() + patienceMs
+    while (!isTrue()) {
       if (systemClock.steadyMs() > end) {
         const told = [...this.told].slice(-5)
         assert.fail(`waited in vain: ${JSON.stringify({ told, lost: this.lost, logged: this.logged.slice(-5) })}`)

@@ -34,7 +34,7 @@ function write(args: RingWriterArgs): void {
   for (let n = 0; n < args.count; n++) {
     const bytes = bodyBytes(n)
     let place = ring.tryReserve(bytes)
-    while (place < 0) place = ring.reserve(bytes, 1_000)
+    while (place < 0) place = ring.reserve(bytes, 600_000) // only main can wake it in time
     stopAfter(n, 'reserve')
     memory.words[place >>> 2] = n
     for (let at = 4; at < bytes; at++) memory.bytes[place + at] = fillByte(n, at)

@@ -1,6 +1,8 @@
 // Tasks that fail in every way that threads are there for.
 
 import { setTimeout as sleep } from 'node:timers/promises'
+import { getHeapSpaceStatistics } from 'node:v8'
+import { resourceLimits } from 'node:worker_threads'
 import { defineTask } from '../../engine/base/task.ts'
 
 class HostileError extends Error {
@@ -127,6 +129,21 @@ export const hoards = defineTask({
   run: () => {
     const hoard: unknown[] = []
     for (;;) hoard.push(new Array(10_000).fill(hoard.length))
+  },
+})
+
+const kept: unknown[] = []
+/** Keeps most of the heap for ever. */
+export const keeps = defineTask({
+  name: 'keeps',
+  run: () => {
+    const limit = (resourceLimits.maxOldGenerationSizeMb ?? 0) * 2 ** 20
+    const used = () =>
+      getHeapSpaceStatistics().reduce(
+        (sum, space) => sum + (space.space_name.startsWith('new_') ? 0 : space.space_used_size),
+        0,
+      )
+    while (used() < limit * 0.76) kept.push(new Array(10_000).fill(kept.length))
   },
 })
 

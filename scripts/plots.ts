@@ -67,27 +67,39 @@ function plot(title: string, metric: Metric, lines: readonly ResultLine[]): stri
   // Groups that span several orders of magnitude are unreadable on a linear scale.
   const medians = lines.flatMap((line) => line.metrics[metric]?.median ?? [])
   const log = Math.max(...medians) > 200 * Math.min(...medians)
-  const chart = init(null, null, { renderer: 'svg', ssr: true, width: 860, height: 380 })
+  // Many or long names stand on the left of lying bars, where they can be read.
+  const lying = subjects.length > 6 || subjects.some((subject) => subject.length > 18)
+  const height = lying ? 110 + subjects.length * Math.max(26, systems.length * 20) : 380
+  const chart = init(null, null, { renderer: 'svg', ssr: true, width: 860, height })
+  const names = {
+    type: 'category' as const,
+    data: subjects,
+    inverse: lying,
+    axisLabel: lying ? { width: 290, overflow: 'break' as const } : { interval: 0 },
+  }
+  const values = {
+    type: log ? ('log' as const) : ('value' as const),
+    name: METRICS[metric].better === 'more' ? 'more is better' : 'less is better',
+    nameLocation: 'middle' as const,
+    nameGap: lying ? 28 : 62,
+    splitNumber: 4,
+  }
   chart.setOption({
     animation: false,
     backgroundColor: '#ffffff',
     color: ['#2f6f9f', '#c8803a', '#7d9a58', '#9b6a97', '#8a8f98', '#b9a23f'],
     title: { text: `${title} (${METRICS[metric].unit})`, left: 'center', textStyle: { fontSize: 14 } },
-    legend: systems.length > 1 ? { bottom: 0, data: systems } : undefined,
-    grid: { left: 80, right: 20, top: 50, bottom: systems.length > 1 ? 60 : 40 },
-    xAxis: { type: 'category', data: subjects, axisLabel: { interval: 0 } },
-    yAxis: {
-      type: log ? 'log' : 'value',
-      name: METRICS[metric].better === 'more' ? 'more is better' : 'less is better',
-    },
+    ...(systems.length > 1 ? { legend: { bottom: 0, data: systems, itemGap: 28 } } : {}),
+    grid: { left: lying ? 310 : 90, right: lying ? 90 : 20, top: 50, bottom: systems.length > 1 ? 70 : 50 },
+    ...(lying ? { xAxis: values, yAxis: names } : { xAxis: names, yAxis: values }),
     series: systems.map((system) => ({
       name: system,
-      type: 'bar',
+      type: 'bar' as const,
       barMaxWidth: 56,
       data: subjects.map((subject) => find(system, subject)?.median ?? null),
       label: {
         show: true,
-        position: 'top',
+        position: lying ? ('right' as const) : ('top' as const),
         fontSize: 10,
         formatter: ({ value }: { value?: unknown }) => (typeof value === 'number' ? number(value) : ''),
       },

@@ -133,6 +133,90 @@ test('what waits behind a job that turns out slow goes to another lane, first in
   assert.ok(stuck.scheduler.stats().stolen >= waiting.length)
 })
 
+test('taken back in the middle of a chunk, jobs come before the rest of it', () => {
+  const bench = schedulerBench({ lanes: 1 })
+  teach(bench, 'work', 1)
+  const { scheduler, lanes, settle } = bench
+  scheduler.arrive([chunk(1, 100)])
+  settle()
+  lanes.take(0)
+  bench.advance(60)
+  assert.deepEqual([lanes.runningIds(0), lanes.queuedIds(0)], [[1], []])
+  const order: number[] = []
+  lanes.complete(0, 1)
+  while (scheduler.stats().held > 0) {
+    scheduler.wake()
+    settle()
+    order.push(...lanes.runAll(1))
+    bench.clock.advance(1)
+    scheduler.wake()
+    settle()
+  }
+  assert.deepEqual(
+    order,
+    Array.from({ length: 99 }, (_, i) => i + 2),
+  )
+})
+
+test('a lane is given its next batch when it has one left, not in crumbs', () => {
+  const bench = schedulerBench({ lanes: 1 })
+  teach(bench, 'work', 1)
+  const { scheduler, lanes, settle } = bench
+  scheduler.arrive([chunk(1, 100)])
+  settle()
+  const end = (count: number) => {
+    for (const job of lanes.take(0, count)) lanes.complete(0, job.jobId, 1)
+    scheduler.wake()
+    settle()
+  }
+  end(3)
+  assert.equal(lanes.outstanding(0), 13)
+  end(5)
+  assert.equal(lanes.outstanding(0), 16)
+})
+
+test('a job of a task that nobody has seen run is not put behind others', () => {
+  const bench = schedulerBench({ lanes: 1, tasks: [task('work'), task('new')] })
+  teach(bench, 'work', 1)
+  bench.scheduler.arrive([chunk(1, 1), chunk(10, 5, { task: 'new' })])
+  bench.settle()
+  assert.deepEqual(bench.lanes.queuedIds(0), [1])
+})
+
+test('a lane that is kept full by shared jobs runs dry for an exclusive one that comes before them', () => {
+  const bench = schedulerBench({ lanes: 1, tasks: [task('io', { concurrency: 5 }), task('cpu')] })
+  teach(bench, 'io', 40)
+  const { scheduler, lanes, settle } = bench
+  scheduler.arrive([chunk(1, 500, { task: 'io', rank: 0 })])
+  settle()
+  lanes.take(0, 5)
+  scheduler.arrive([chunk(900, 1, { task: 'cpu', rank: -5 })])
+  settle()
+  for (let round = 0; round < 20 && !lanes.queuedIds(0).includes(900); round++) {
+    lanes.complete(0, lanes.runningIds(0)[0]!, 40) // one ends, one begins: it would never be empty by itself
+    lanes.take(0, 1)
+    scheduler.wake()
+    settle()
+  }
+  assert.deepEqual(lanes.queuedIds(0), [900])
+  lanes.runAll(1)
+  scheduler.wake()
+  settle()
+  assert.ok(lanes.outstanding(0) >= 5, 'then the shared ones go on')
+})
+
+test('the bell does not ring for a start: it is noticed within some 20 ms all the same', () => {
+  const bench = schedulerBench({ lanes: 1 })
+  bench.scheduler.arrive([chunk(1, 1)])
+  bench.settle()
+  bench.lanes.take(0)
+  bench.advance(30)
+  assert.equal(bench.scheduler.getState(1)!.state, 'running')
+  const { iterations } = bench.scheduler.stats()
+  bench.advance(900)
+  assert.ok(bench.scheduler.stats().iterations - iterations <= 2, 'and then it is not looked for any more')
+})
+
 test('a lane that is stuck in a slow job is fed nothing more', () => {
   const bench = schedulerBench()
   teach(bench, 'work', 1)

@@ -135,6 +135,7 @@ test('[CS-076] [CS-082] a job whose time has not come waits as PreRun and become
   bench.settle()
   assert.equal(bench.scheduler.getState(1)!.state, 'prerun')
   bench.advance(199, 1)
+  loop(bench)
   assert.equal(bench.scheduler.getState(1)!.state, 'prerun')
   assert.equal(bench.lanes.outstanding(0), 0)
   bench.advance(1, 1)
@@ -266,10 +267,15 @@ test('a long job is shown while it runs, with its last progress, every few secon
   loop(bench)
   bench.lanes.progress(0, 1, '{"done":2}')
   loop(bench)
-  bench.advance(4_900)
+  bench.advance(3_000)
+  bench.scheduler.arrive([chunk(5, 1)])
+  bench.settle()
+  bench.lanes.take(1)
+  bench.advance(1_900)
   assert.equal(bench.outcomes.of('running').length, 0)
   bench.advance(200)
   assert.deepEqual(bench.outcomes.of('running'), [{ kind: 'running', jobId: 1, progress: '{"done":2}' }])
+  bench.lanes.complete(1, 5)
   bench.advance(20_000, 50)
   assert.ok(Math.abs(bench.outcomes.of('running').length - 5) <= 1)
 })
@@ -365,15 +371,31 @@ test('a suspect whose note cannot be written is given back', async () => {
 })
 
 test('a suspect that is cancelled while its note is written never runs', async () => {
-  const bench = schedulerBench({ lanes: 1 })
-  bench.scheduler.arrive([chunk(1, 1, { rescues: 1 })])
-  bench.settle()
-  assert.ok(bench.scheduler.cancel(1, 'no'))
-  bench.scheduler.arrive([chunk(2, 1)])
-  bench.marks[0]!.resolve()
-  await Promise.resolve()
-  bench.settle()
-  assert.deepEqual(bench.lanes.queuedIds(0), [2])
+  for (const noted of [false, true]) {
+    const bench = schedulerBench({ lanes: 1 })
+    bench.scheduler.arrive([chunk(1, 1, { rescues: 1 })])
+    bench.lanes.lanes[0]!.open = !noted // with the lane closed it waits after its note
+    bench.settle()
+    if (noted) {
+      bench.marks[0]!.resolve()
+      await Promise.resolve()
+      bench.settle()
+    }
+    assert.ok(bench.scheduler.cancel(1, 'no'))
+    bench.scheduler.arrive([chunk(2, 1)]) // gets the slot
+    bench.lanes.lanes[0]!.open = true
+    if (!noted) {
+      bench.marks[0]!.resolve()
+      await Promise.resolve()
+    }
+    bench.settle()
+    assert.deepEqual(bench.lanes.queuedIds(0), [2])
+    assert.equal(bench.scheduler.stats().pending, 1)
+    bench.lanes.runAll()
+    loop(bench)
+    assert.equal(bench.outcomes.of('completed').length, 1)
+    assert.equal(bench.lanes.outstanding(0), 0)
+  }
 })
 
 // Cancelling.

@@ -52,6 +52,8 @@ export class Store {
   readonly #queueIds = new Map<string, number>()
   readonly #taskNames = new Map<number, string>()
   readonly #taskIds = new Map<string, number>()
+  /** Leases that had a row in `running`; few, and only a hint that saves a statement. */
+  readonly #visible = new Set<number>()
   /** First id that has no partition yet, as far as we know. */
   #spansUntil = 0
 
@@ -354,21 +356,35 @@ export class Store {
 
   /** The short way; null when a lease was lost and the long way has to sort it out. */
   async #flushFew(nodeId: number, flush: Flush): Promise<FlushResult | null> {
-    let rows: { fenced: boolean; already: boolean; stale: unknown[] }[]
+    for (const { leaseId } of flush.running) this.#visible.add(leaseId)
     try {
-      rows = await this.session('flush').query({
+      const rows = await this.session('flush').query<{ fresh: boolean }>({
         name: 'flush_few',
-        text: this.#sql('select fenced, already, stale from millrace.flush_few($1, $2, $3, $4, $5, $6)'),
-        values: [nodeId, flush.no, flush.leaseIds, flush.leaseDone, attemptsJson(flush), restJson(flush, NONE)],
+        text: this.#sql('select millrace.flush_few($1, $2, $3, $4, $5, $6, $7) as fresh'),
+        values: [
+          nodeId,
+          flush.no,
+          flush.leaseIds,
+          flush.leaseDone,
+          attemptsJson(flush),
+          restJson(flush, NONE),
+          this.#isVisible(flush),
+        ],
       })
+      return { staleLeases: [], alreadyDone: !rows[0]!.fresh }
     } catch (error) {
-      // data that COPY takes and JSON functions do not, such as half a surrogate pair
-      if (error instanceof EngineError && String(error.details.sqlState).startsWith('22')) return null
+      // a lost lease, or data that COPY takes and JSON functions do not, such as half a surrogate pair
+      const state = error instanceof EngineError ? String(error.details.sqlState) : ''
+      if (state === 'MR409' || state.startsWith('22')) return null
       throw error
     }
-    const { fenced, already, stale } = rows[0]!
-    if (fenced) throw fencedError(nodeId)
-    return stale.length > 0 ? null : { staleLeases: [], alreadyDone: already }
+  }
+
+  /** True when rows of `running` may belong to its leases. */
+  #isVisible(flush: Flush): boolean {
+    if (this.#visible.size === 0) return false
+    if (this.#visible.size > VISIBLE_MAX) return true
+    return flush.leaseIds.some((id) => this.#visible.has(id))
   }
 
   /** Flushes for an earlier incarnation. @throws EngineError NODE_FENCED when its row is gone or is somebody else's */
@@ -389,6 +405,7 @@ export class Store {
 
   /** Writes, durably, that jobs are about to run: who dies with them later is known by it. */
   async markRunning(items: readonly { leaseId: number; jobId: number; run: number; lane: number }[]): Promise<void> {
+    for (const { leaseId } of items) this.#visible.add(leaseId)
     await this.session('beat').repeatable({
       text: this.#sql(`insert into millrace.running (job_id, lease_id, run, lane, started_at)
         select (x ->> 'j')::bigint, (x ->> 'l')::bigint, (x ->> 'r')::smallint, (x ->> 'n')::smallint, now() from json_array_elements($1) x
@@ -511,6 +528,8 @@ async function foreignRows<Row>(client: ForeignClient, text: string, values: unk
 /** Up to here one call beats COPY's round trips. */
 const FEW_ROWS = 32
 const FEW_BYTES = 64 * 1024
+/** Leases with visible runs that are remembered one by one. */
+const VISIBLE_MAX = 10_000
 const NONE: ReadonlySet<number> = new Set()
 
 function fencedError(nodeId: number): EngineError {

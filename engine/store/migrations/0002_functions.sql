@@ -418,69 +418,88 @@ begin
   if cardinality(p_ephemeral) > 0 then delete from millrace.job j where j.id = any (p_ephemeral); end if;
 end $$;
 
--- Ends a flush after its attempts were copied: closes leases, places retries and releases, buries the dead, lets go.
+-- What hangs on finished attempts: places retries and releases, buries the dead, shows long runs, lets go.
 -- p_rest: {retries: [{j job, d delay ms, a attempt, r run, s rescues}], deads: [{j, c code, e reason, a attempts, r run}],
 --   releases: [{l lease, f first, n count, a, r, s, k rank, q seq}], keyed: [job], grouped: [job], ephemeral: [job],
 --   running: [{l lease, j job, r run, n lane, t started ms, p progress}]}
-create function millrace.flush_end(p_node int, p_no bigint, p_leases bigint[], p_done int[], p_rest json) returns void language plpgsql
+create function millrace.flush_rest(p_rest json) returns void language plpgsql
 set enable_hashjoin = off set enable_mergejoin = off as $$
 declare x record;
 begin
+  insert into millrace.scheduled (first_id, run_at, rank, queue_id, task_id, bytes, count, attempt, run, rescues, holds, group_key)
+  select t.j, clock_timestamp() + t.d * interval '1 ms', millrace.rank_of(q.ageing_ms, j.priority, clock_timestamp()), j.queue_id, j.task_id,
+    j.payload_bytes, 1, t.a, t.r, t.s, j.group_key is not null, j.group_key
+  from json_to_recordset(p_rest -> 'retries') as t(j bigint, d float8, a int, r int, s int)
+  join millrace.job j on j.id = t.j join millrace.queue q on q.id = j.queue_id;
+
+  insert into millrace.dead (job_id, queue_id, task_id, attempts, run, code, reason)
+  select t.j, j.queue_id, j.task_id, t.a, t.r, t.c, t.e
+  from json_to_recordset(p_rest -> 'deads') as t(j bigint, c text, e json, a int, r int)
+  join millrace.job j on j.id = t.j
+  on conflict (job_id) do nothing;
+
+  for x in select t.l, t.f, t.n, t.a, t.r, t.s, t.k, t.q from json_to_recordset(p_rest -> 'releases') as t(l bigint, f bigint, n int, a int, r int, s int, k bigint, q bigint)
+  loop
+    update millrace.lease l set chunks = millrace.chunks_without(l.chunks, x.f, x.n) where l.id = x.l;
+    insert into millrace.ready (first_id, seq, rank, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
+    select x.f, x.q, x.k, j.queue_id, j.task_id,
+      (select sum(p.payload_bytes) from millrace.job p where p.id >= x.f and p.id < x.f + x.n), x.n, x.a, x.r, x.s, j.group_key
+    from millrace.job j where j.id = x.f;
+  end loop;
+
+  insert into millrace.running (job_id, lease_id, run, lane, started_at, progress)
+  select t.j, t.l, t.r, t.n, to_timestamp(t.t / 1000.0), t.p
+  from json_to_recordset(p_rest -> 'running') as t(l bigint, j bigint, r int, n int, t float8, p json)
+  order by t.j
+  on conflict (job_id) do update set lease_id = excluded.lease_id, run = excluded.run, lane = excluded.lane,
+    started_at = excluded.started_at, seen_at = now(), progress = coalesce(excluded.progress, running.progress);
+
+  perform millrace.let_go(
+    (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'keyed') v),
+    (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'grouped') v),
+    (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'ephemeral') v));
+end $$;
+
+-- Ends a flush after its attempts were copied: closes the leases and does the rest.
+create function millrace.flush_end(p_node int, p_no bigint, p_leases bigint[], p_done int[], p_rest json) returns void language plpgsql
+set enable_hashjoin = off set enable_mergejoin = off as $$
+begin
   update millrace.flushed f set no = p_no where f.node_id = p_node;
-  if p_rest is not null then
-    insert into millrace.scheduled (first_id, run_at, rank, queue_id, task_id, bytes, count, attempt, run, rescues, holds, group_key)
-    select t.j, clock_timestamp() + t.d * interval '1 ms', millrace.rank_of(q.ageing_ms, j.priority, clock_timestamp()), j.queue_id, j.task_id,
-      j.payload_bytes, 1, t.a, t.r, t.s, j.group_key is not null, j.group_key
-    from json_to_recordset(p_rest -> 'retries') as t(j bigint, d float8, a int, r int, s int)
-    join millrace.job j on j.id = t.j join millrace.queue q on q.id = j.queue_id;
-
-    insert into millrace.dead (job_id, queue_id, task_id, attempts, run, code, reason)
-    select t.j, j.queue_id, j.task_id, t.a, t.r, t.c, t.e
-    from json_to_recordset(p_rest -> 'deads') as t(j bigint, c text, e json, a int, r int)
-    join millrace.job j on j.id = t.j
-    on conflict (job_id) do nothing;
-
-    for x in select t.l, t.f, t.n, t.a, t.r, t.s, t.k, t.q from json_to_recordset(p_rest -> 'releases') as t(l bigint, f bigint, n int, a int, r int, s int, k bigint, q bigint)
-    loop
-      update millrace.lease l set chunks = millrace.chunks_without(l.chunks, x.f, x.n) where l.id = x.l;
-      insert into millrace.ready (first_id, seq, rank, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
-      select x.f, x.q, x.k, j.queue_id, j.task_id,
-        (select sum(p.payload_bytes) from millrace.job p where p.id >= x.f and p.id < x.f + x.n), x.n, x.a, x.r, x.s, j.group_key
-      from millrace.job j where j.id = x.f;
-    end loop;
-
-    insert into millrace.running (job_id, lease_id, run, lane, started_at, progress)
-    select t.j, t.l, t.r, t.n, to_timestamp(t.t / 1000.0), t.p
-    from json_to_recordset(p_rest -> 'running') as t(l bigint, j bigint, r int, n int, t float8, p json)
-    order by t.j
-    on conflict (job_id) do update set lease_id = excluded.lease_id, run = excluded.run, lane = excluded.lane,
-      started_at = excluded.started_at, seen_at = now(), progress = coalesce(excluded.progress, running.progress);
-
-    perform millrace.let_go(
-      (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'keyed') v),
-      (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'grouped') v),
-      (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'ephemeral') v));
-  end if;
+  if p_rest is not null then perform millrace.flush_rest(p_rest); end if;
   delete from millrace.lease l using unnest(p_leases, p_done) as d(id, done) where l.id = d.id and l.open <= d.done;
   update millrace.lease l set open = l.open - d.done from unnest(p_leases, p_done) as d(id, done) where l.id = d.id;
   delete from millrace.running r where r.lease_id = any (p_leases) and not exists (select from millrace.lease l where l.id = r.lease_id);
 end $$;
 
--- A whole flush in one call, for a few attempts. Writes nothing when a lease is lost: the caller sorts that out and sends
--- the long way. p_rows: [{j job, r run, a attempt, o outcome, i node, n lane, s started (s), f finished (s), e [error], v [result]}]
-create function millrace.flush_few(p_node int, p_no bigint, p_leases bigint[], p_done int[], p_rows json, p_rest json)
-returns table (fenced boolean, already boolean, stale bigint[]) language plpgsql as $$
-declare b record;
+-- A whole flush in one call, for a few attempts, with as few statements as its guarantees allow: a third of the cost of
+-- begin, copy and end. A lost lease refuses everything (SQLSTATE MR409): the caller sends it the long way then.
+-- p_rows: [{j job, r run, a attempt, o outcome, i node, n lane, s started (s), f finished (s), e [error], v [result]}]
+-- p_visible: rows in running may belong to these leases. Answers false when this flush had been committed before.
+create function millrace.flush_few(p_node int, p_no bigint, p_leases bigint[], p_done int[], p_rows json, p_rest json, p_visible boolean)
+returns boolean language plpgsql as $$
+declare v_mine int;
 begin
-  select f.fenced, f.already, f.stale into b from millrace.flush_begin(p_node, p_no, p_leases) f;
-  if not b.fenced and not b.already and cardinality(b.stale) = 0 then
-    insert into millrace.attempt (job_id, run, attempt, outcome, node_id, lane, started_at, finished_at, error, result)
-    select t.j, t.r, t.a, t.o::"char", t.i, t.n, to_timestamp(t.s), to_timestamp(t.f),
-      t.e -> 0, t.v -> 0
-    from json_to_recordset(p_rows) as t(j bigint, r int, a int, o text, i int, n int, s float8, f float8, e json, v json);
-    perform millrace.flush_end(p_node, p_no, p_leases, p_done, p_rest);
+  perform from millrace.node n where n.id = p_node for key share;
+  if not found then raise exception 'node % was declared dead', p_node using errcode = 'MR410'; end if;
+  update millrace.flushed f set no = p_no where f.node_id = p_node and f.no < p_no;
+  if not found then return false; end if;
+  with d as (
+    select u.id, u.done from unnest(p_leases, p_done) as u(id, done)
+  ), closed as (
+    delete from millrace.lease l using d where l.id = d.id and l.node_id = p_node and l.open <= d.done returning l.id
+  ), left_open as (
+    update millrace.lease l set open = l.open - d.done from d where l.id = d.id and l.node_id = p_node and l.open > d.done returning l.id
+  )
+  select (select count(*) from closed) + (select count(*) from left_open) into v_mine;
+  if v_mine <> cardinality(p_leases) then raise exception 'a lease is lost' using errcode = 'MR409'; end if;
+  insert into millrace.attempt (job_id, run, attempt, outcome, node_id, lane, started_at, finished_at, error, result)
+  select t.j, t.r, t.a, t.o::"char", t.i, t.n, to_timestamp(t.s), to_timestamp(t.f), t.e -> 0, t.v -> 0
+  from json_to_recordset(p_rows) as t(j bigint, r int, a int, o text, i int, n int, s float8, f float8, e json, v json);
+  if p_rest is not null then perform millrace.flush_rest(p_rest); end if;
+  if p_visible then
+    delete from millrace.running r where r.lease_id = any (p_leases) and not exists (select from millrace.lease l where l.id = r.lease_id);
   end if;
-  return query select b.fenced, b.already, b.stale;
+  return true;
 end $$;
 
 -- Moves what is due from scheduled to where it belongs. Answers how much, and when the next one is due.

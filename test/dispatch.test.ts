@@ -246,6 +246,17 @@ test('a shared task runs as many jobs on a lane as it allows, and a few more wai
   assert.equal(bench.lanes.outstanding(0), 12, '10 and the 2 that 8 ms of the ten are worth')
 })
 
+test('shared jobs that take their usual time are not taken for stuck, however many share the lane', () => {
+  const bench = schedulerBench({ lanes: 1, tasks: [task('io', { concurrency: 100, timeoutMs: 0 })] })
+  teach(bench, 'io', 200)
+  bench.scheduler.arrive([chunk(1, 1_000, { task: 'io' })])
+  bench.settle()
+  bench.lanes.take(0, 100)
+  bench.advance(190)
+  assert.equal(bench.scheduler.stats().stolen, 0)
+  assert.equal(bench.lanes.queuedIds(0)[0], 101, 'the next ones wait in the lane')
+})
+
 test('exclusive and shared jobs never meet on a lane, and neither kind starves the other', () => {
   for (const lanes of [1, 2, 3]) {
     const bench = schedulerBench({ lanes, tasks: [task('cpu'), task('io', { concurrency: 5 })] })

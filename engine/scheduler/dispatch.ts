@@ -167,7 +167,10 @@ export class Dispatcher {
 
   #stuckAt(lane: LaneState): number {
     if (lane.running === 0) return lane.progressSteadyMs + STEAL_UNBEGUN_MS
-    return lane.progressSteadyMs + this.#slots.expectedMs[lane.head]! + STEAL_AFTER_MS
+    const { task } = this.#slots.ref[lane.head]!
+    // A shared job costs the lane a fraction of the time that it takes.
+    const expectedMs = lane.mode === MODE.shared ? task.meanMs : this.#slots.expectedMs[lane.head]!
+    return lane.progressSteadyMs + expectedMs + STEAL_AFTER_MS
   }
 
   /** The open lane with the least work that accepts something that waits. */

@@ -131,6 +131,14 @@ export class HeldJobs {
     for (const chunk of chunks) this.#arriveOne(chunk)
   }
 
+  /** Gives claimed jobs back at once. */
+  refuse(chunks: readonly ClaimedChunk[]): void {
+    for (const chunk of chunks) {
+      this.counters.released += chunk.count
+      this.#needs.outcomes.release(chunk, chunk.firstId, chunk.count, false, -1, 0, this.now.wallMs)
+    }
+  }
+
   /** Lets jobs whose time has come wait for a lane; at most about `max` of them. Returns how many. */
   due(max: number): number {
     let done = 0
@@ -254,6 +262,12 @@ export class HeldJobs {
     let released = 0
     for (const span of [...this.pending.drain(), ...this.#prerun.drain(), ...this.suspects.drain()])
       released += this.releaseSpan(span)
+    // Suspects whose note is being written stand in no list.
+    for (const slot of [...this.slots.all()]) {
+      if (this.slots.lane[slot] !== -1) continue
+      this.releaseOne(slot)
+      released++
+    }
     this.#prerunJobs = 0
     return released
   }
@@ -266,8 +280,7 @@ export class HeldJobs {
     const { now, pending } = this
     let released = 0
     let allowedMs = this.dispatcher.lanes.length * afterMs
-    for (const group of pending.groups) {
-      if (group.waiting === 0) continue
+    for (const group of [...pending.groups]) {
       const { task } = group
       const costMs = task.known ? task.costMs : afterMs
       const keep = costMs >= afterMs ? 0 : Math.floor(allowedMs / costMs)
@@ -295,7 +308,7 @@ export class HeldJobs {
     for (let i = 0; i < chunk.count; i++) {
       const slot = slots.create(chunk.firstId + i, holding, state, now.steadyMs)
       if (slot === NO_SLOT) {
-        this.#refuse(chunk, i)
+        this.#refuseOne(chunk, i)
         continue
       }
       holding.setSlot(i, slot)
@@ -311,7 +324,7 @@ export class HeldJobs {
   }
 
   /** No room, or this node holds the job already under an older lease: back it goes, uncharged. */
-  #refuse(chunk: ClaimedChunk, index: number): void {
+  #refuseOne(chunk: ClaimedChunk, index: number): void {
     this.counters.released++
     this.#needs.outcomes.release(chunk, chunk.firstId + index, 1, false, -1, 0, this.now.wallMs)
   }

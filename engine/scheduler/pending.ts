@@ -14,6 +14,8 @@ export class Group {
   readonly spans = new Heap<Span>(spanBefore)
   /** Living jobs in the spans. Written by Pending only. */
   waiting = 0
+  /** Place among the groups that have something; -1 when it has nothing. Written by Pending only. */
+  place = -1
 
   constructor(queueId: number, task: TaskState) {
     this.queueId = queueId
@@ -22,6 +24,7 @@ export class Group {
 }
 
 export class Pending {
+  /** Those that have something that waits, in no order. */
   #groups: Group[] = []
   readonly #byTask = new Map<TaskState, Map<number, Group>>()
   /** When each queue was last served, as a counter: the one that waits longest for its turn comes first. */
@@ -50,7 +53,12 @@ export class Pending {
   count(group: Group, change: number): void {
     group.waiting += change
     this.#size += change
-    if (group.waiting === 0) group.spans.drain() // nothing but holes is left
+    if (group.waiting === 0) {
+      group.spans.drain() // nothing but holes is left
+      const last = this.#groups.pop()!
+      if (last !== group) this.#place(last, group.place)
+      group.place = -1
+    } else if (group.place === -1) this.#place(group, this.#groups.length)
   }
 
   /** One waiting job of the holding left by itself. */
@@ -62,7 +70,7 @@ export class Pending {
   first(fits: (group: Group) => boolean): Group | null {
     let best: Group | null = null
     for (const group of this.#groups) {
-      if (group.waiting === 0 || !fits(group)) continue
+      if (!fits(group)) continue
       if (best === null || this.#before(group, best)) best = group
     }
     return best
@@ -76,12 +84,16 @@ export class Pending {
   /** Takes out every span, in no order. */
   drain(): Span[] {
     const spans = this.#groups.flatMap((group) => group.spans.drain())
-    for (const group of this.#groups) group.waiting = 0
     this.#groups = []
     this.#byTask.clear()
     this.#servedNo.clear()
     this.#size = 0
     return spans
+  }
+
+  #place(group: Group, place: number): void {
+    this.#groups[place] = group
+    group.place = place
   }
 
   #before(a: Group, b: Group): boolean {
@@ -100,7 +112,6 @@ export class Pending {
     if (group === undefined) {
       group = new Group(chunk.queueId, task)
       byQueue.set(chunk.queueId, group)
-      this.#groups.push(group)
     }
     return group
   }

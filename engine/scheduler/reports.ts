@@ -136,6 +136,7 @@ export class Reports implements ReportSink {
       else if (flags & FLAG.stop) this.#release(slot)
       else if (guilty === NO_SLOT ? alone || onlyOne || isWornOut(holding) : slot === guilty) {
         const outcome = flags & FLAG.timeout ? 't' : 'f'
+        holding.task.learn(Math.max(0, jobs.now.steadyMs - slots.startedSteadyMs[slot]!))
         this.#charge(slot, outcome, lost.code, true, jobs.now.wallMs, bytes, 0, bytes.length)
       } else this.#release(slot)
     }

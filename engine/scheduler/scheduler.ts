@@ -82,8 +82,8 @@ export class Scheduler {
   /** Takes claimed jobs in. After quiet() they are given back at once. */
   arrive(chunks: readonly ClaimedChunk[]): void {
     if (!this.#iterating) this.#jobs.now.renew()
-    this.#jobs.arrive(chunks)
-    if (this.#life !== 'open') this.#jobs.releaseWaiting()
+    if (this.#life === 'open') this.#jobs.arrive(chunks)
+    else this.#jobs.refuse(chunks)
     this.wake()
   }
 
@@ -179,19 +179,21 @@ export class Scheduler {
     const room = heldMax - jobs.held
     if (this.#life !== 'open' || room <= 0 || !this.#needs.outcomes.hasRoom()) return 0
     const { lanes } = jobs.dispatcher
+    let alive = 0
     let idle = 0
     let workMs = 0
     for (const lane of lanes) {
-      if (lane.outstanding > 0 || !this.#needs.lanes.isOpen(lane.index))
-        workMs += jobs.dispatcher.workMs(lane, jobs.now.steadyMs, AHEAD_MS)
-      else idle++
+      if (lane.outstanding > 0) workMs += jobs.dispatcher.workMs(lane, jobs.now.steadyMs, AHEAD_MS)
+      else if (this.#needs.lanes.isOpen(lane.index)) idle++
+      else continue // its thread is gone, or not there yet
+      alive++
     }
     for (const { task, waiting } of jobs.pending.groups)
-      if (waiting > 0) workMs += waiting * (task.known ? Math.min(task.costMs, AHEAD_MS) : AHEAD_MS)
+      workMs += waiting * (task.known ? Math.min(task.costMs, AHEAD_MS) : AHEAD_MS)
     const least = Math.min(room, Math.max(0, idle - jobs.pending.size))
     const meanMs = Math.min(AHEAD_MS, this.#reports.meanCostMs)
-    if (Number.isNaN(meanMs)) return least
-    const full = Math.min(heldMax, Math.ceil((lanes.length * AHEAD_MS) / meanMs))
+    if (Number.isNaN(meanMs) || alive === 0) return least
+    const full = Math.min(heldMax, Math.ceil((alive * AHEAD_MS) / meanMs))
     const here = Math.max(heldMax - room - jobs.prerun, Math.ceil(workMs / meanMs))
     if (here >= full * REFILL_SHARE) return least
     return Math.min(room, Math.max(least, full - here))

@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import { DELAY_MS_MAX } from '../engine/base/limits.ts'
 import type { RetryPolicy } from '../engine/base/task.ts'
 import { allowedMs, missedBeats, NEVER, profileTimeoutMs, TIMEOUT_PROFILES } from '../engine/orchestrator/deadline.ts'
-import { rankByAge, rankByPriority } from '../engine/orchestrator/rank.ts'
+import { priorityOf, rankByAge, rankByPriority } from '../engine/orchestrator/rank.ts'
 import { delayMs, maxAttemptsOf, NO_RETRY, PATIENT, retryDelayMs } from '../engine/orchestrator/retry.ts'
 
 const half = () => 0.5
@@ -85,12 +85,13 @@ test('[PS-033] maxRetries counts the runs after the first one', () => {
   assert.equal(runs, 4)
 })
 
-test('[PS-030] a profile gives 2 x the duration, or the duration and 30 s, or 30 min without a duration', () => {
+test('[PS-030] a profile gives 2 x the duration, or the duration and 30 s, 30 min without one, 5 min unstarted', () => {
   assert.equal(profileTimeoutMs(TIMEOUT_PROFILES.ffmpeg, MINUTE), 2 * MINUTE)
   assert.equal(profileTimeoutMs(TIMEOUT_PROFILES.auto, MINUTE), 2 * MINUTE)
   assert.equal(profileTimeoutMs(TIMEOUT_PROFILES.gstreamer, MINUTE), 90_000)
   assert.equal(profileTimeoutMs(undefined, MINUTE), MINUTE)
   assert.equal(profileTimeoutMs(TIMEOUT_PROFILES.ffmpeg, null), 30 * MINUTE)
+  assert.equal(profileTimeoutMs(TIMEOUT_PROFILES.ffmpeg, MINUTE, false), 5 * MINUTE)
 })
 
 test('an attempt may run until its timeout or until the job expires, whichever comes first', () => {
@@ -118,4 +119,15 @@ test('[PS-044] without ageing, the higher priority comes first and equal ones ar
   const order = [0, 10, -5, 100].sort((a, b) => rankByPriority(a) - rankByPriority(b))
   assert.deepEqual(order, [100, 10, 0, -5])
   assert.ok(Object.is(rankByPriority(0), 0))
+})
+
+test('classes of queues and labels map to priorities: the class decides, then the label', () => {
+  const all = (['batch', 'default', 'live'] as const).flatMap((queueClass) =>
+    (['low', 'medium', 'high'] as const).map((label) => priorityOf(queueClass, label)),
+  )
+  assert.deepEqual(
+    all,
+    all.toSorted((a, b) => a - b),
+  )
+  assert.equal(new Set(all).size, 9)
 })

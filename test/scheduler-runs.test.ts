@@ -479,3 +479,60 @@ test('more runs than one iteration may launch follow in the next ones, each once
   assert.equal(bench.occurrences.launched.length, 25_000)
   assert.equal(new Set(bench.occurrences.launched).size, 25_000)
 })
+
+test('[CS-089] overlapping runs of several schedules are all launched, and all end well', () => {
+  const bench = withRuns({ a: 1_000, b: 4_000, c: 9_000 })
+  for (let second = 0; second < 10; second++) {
+    bench.advance(1_000, 250)
+    const atMs = bench.clock.wallMs()
+    for (const id of bench.ids) {
+      if (stateOf(bench, id).state !== 'pending') continue
+      send(bench, { type: 'orchestrator_state_change', id, status: 'running', atMs })
+      send(bench, { type: 'orchestrator_complete', id, success: true, atMs, error: null })
+    }
+  }
+  assert.deepEqual(bench.occurrences.launched, bench.ids)
+  for (const id of bench.ids)
+    assert.deepEqual(
+      bench.occurrences.updates.filter((update) => update.runId === id).map((update) => update.status),
+      ['prerun', 'pending', 'running', 'completed'],
+    )
+})
+
+test('[CS-090] a run that stops beating is orphaned after as many intervals as are allowed, and that is written', () => {
+  const bench = withRuns({ job1: 0 }, { settings: { missedHeartbeatsMax: 2 } })
+  const [id] = bench.ids
+  for (let beat = 0; beat < 3; beat++) {
+    bench.advance(9_000, 500)
+    send(bench, { type: 'orchestrator_heartbeat', id: id!, atMs: bench.clock.wallMs() })
+  }
+  assert.equal(stateOf(bench, id!).state, 'pending')
+  bench.advance(30_000, 500)
+  assert.equal(bench.occurrences.updates.at(-1)!.status, 'orphaned')
+})
+
+test('[CS-094] readers between and within iterations see whole states while jobs come, run and go', () => {
+  const bench = schedulerBench()
+  let seen = 0
+  const reply = (states: OrchestratorState[]) => {
+    for (const { state, lane, startedAtMs, id } of states) {
+      seen++
+      assert.ok(state === 'pending' || state === 'running', `${id} is ${state}`)
+      assert.equal(startedAtMs !== null, state === 'running')
+      if (state === 'running') assert.ok(lane !== null)
+    }
+    assert.equal(new Set(states.map(({ id }) => id)).size, states.length)
+  }
+  for (let round = 0; round < 20; round++) {
+    bench.scheduler.arrive([chunk(1 + round * 50, 50)])
+    for (let reader = 0; reader < 10; reader++) bench.inbox.messages.push({ type: 'get_all_active_runs', reply })
+    bench.settle()
+    bench.lanes.take(0, 1)
+    bench.lanes.runAll(0.5)
+    bench.clock.advance(1)
+    bench.scheduler.wake()
+    bench.settle()
+  }
+  assert.ok(seen > 5_000)
+  assert.ok(!bench.log.has('warn', 'scheduler.reply_failed'), 'an assertion failed in a reader')
+})

@@ -36,13 +36,18 @@ export const TIMEOUT_PROFILES: Readonly<Record<string, TimeoutProfile>> = {
 }
 
 /** No declared duration. */
-export const PROFILE_DEFAULT_MS = 30 * 60_000
+const PROFILE_DEFAULT_MS = 30 * 60_000
 
 /** Assigned to a holder that never started it. */
-export const NEVER_STARTED_MS = 5 * 60_000
+const NEVER_STARTED_MS = 5 * 60_000
 
 /** The timeout of a job of a profile whose material lasts `durationMs` (null: not declared). */
-export function profileTimeoutMs(profile: TimeoutProfile | undefined, durationMs: number | null): number {
+export function profileTimeoutMs(
+  profile: TimeoutProfile | undefined,
+  durationMs: number | null,
+  hasStarted = true,
+): number {
+  if (!hasStarted) return NEVER_STARTED_MS
   if (durationMs === null) return PROFILE_DEFAULT_MS
   if (profile?.kind === 'factor') return durationMs * profile.factor
   if (profile?.kind === 'extra') return durationMs + profile.extraMs

@@ -119,7 +119,6 @@ export const OUTCOME = {
   lost: 'l',
   released: 'r',
 } as const
-export type Outcome = (typeof OUTCOME)[keyof typeof OUTCOME]
 
 // The durable machine: where a job stands for everybody.
 
@@ -156,7 +155,7 @@ export const DURABLE_TRANSITIONS: Readonly<Record<DurableState, readonly Durable
 export const DURABLE_TERMINAL: ReadonlySet<DurableState> = new Set(['completed', 'failed', 'cancelled', 'expired'])
 
 /** Names that older systems use, accepted on input only. */
-export const LEGACY_STATES: Readonly<Record<string, DurableState>> = {
+const LEGACY_STATES: Readonly<Record<string, DurableState>> = {
   pending: 'queued',
   processing: 'running',
   paused: 'assigned',

@@ -14,7 +14,7 @@ import type { Cleared } from './suspects.ts'
 import type { TaskState } from './task-state.ts'
 
 /** Work in one batch: long against the cost of a message (about 30 us), short against what a person notices. */
-export const BATCH_MS = 8
+const BATCH_MS = 8
 /** Jobs in one piece: as many as a chunk has. */
 const BATCH_JOBS_MAX = 1_000
 /** A job may take this much longer than believed before what waits behind it is taken back. */
@@ -354,7 +354,7 @@ export class Dispatcher {
 }
 
 /** What a lane does that runs this task. */
-export function modeOf(task: TaskState): Mode {
+function modeOf(task: TaskState): Mode {
   return task.isShared ? MODE.shared : MODE.exclusive
 }
 

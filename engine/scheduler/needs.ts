@@ -9,7 +9,7 @@ import type { State } from '../orchestrator/states.ts'
 import type { ClaimedChunk } from '../store/types.ts'
 import type { Message } from './messages.ts'
 
-export type SchedulerSettings = Pick<
+type SchedulerSettings = Pick<
   Settings,
   | 'heldMax'
   | 'loopIdleMs'
@@ -47,7 +47,7 @@ export interface SchedulerNeeds {
 }
 
 /** Lanes that can ring. Without a bell the owner of the lanes calls onDoorbell whenever reports arrive. */
-export interface LanesWithBell extends Lanes {
+interface LanesWithBell extends Lanes {
   /** Asks for one onDoorbell when reports arrive; false: some are there already. Any drain() takes it back. */
   armDoorbell?(): boolean
 }
@@ -104,7 +104,7 @@ export interface Outcomes {
 }
 
 /** The queue of the main thread's senders, as the loop reads it; threads/inbox.ts is one. */
-export interface Inbox {
+interface Inbox {
   /** The oldest message, or undefined when there is none. */
   tryReceive(): Message | undefined
   /** Messages that wait now. */
@@ -125,7 +125,7 @@ export interface Occurrences {
   update(update: RunUpdate): boolean
 }
 
-export interface LaunchedRun {
+interface LaunchedRun {
   readonly runId: string
   readonly scheduleId: string
   readonly scheduledAtMs: number
@@ -143,7 +143,7 @@ export interface RunUpdate {
   readonly error: string | null
 }
 
-export interface IterationStats {
+interface IterationStats {
   readonly timestampMs: number
   readonly durationMs: number
   readonly activeOrchestrators: number

@@ -6,7 +6,7 @@ import type { LaneLost, ReportSink } from '../../threads/lanes.ts'
 import type { RetryPolicy } from '../base/task.ts'
 import { retryDelayMs } from '../orchestrator/retry.ts'
 import { NO_SLOT } from '../orchestrator/slots.ts'
-import { EVENT, STATE } from '../orchestrator/states.ts'
+import { EVENT, OUTCOME, STATE } from '../orchestrator/states.ts'
 import { FLAG, type HeldJobs } from './held-jobs.ts'
 import type { Holding } from './holding.ts'
 import { MODE } from './lane-state.ts'
@@ -91,11 +91,11 @@ export class Reports implements ReportSink {
     }
     const flags = jobs.slots.flags[slot]!
     if (flags & FLAG.timeout)
-      this.#charge(slot, 't', 'TASK_TIMED_OUT', true, startedAtMs + Math.round(ranMs), bytes, start, end)
+      this.#charge(slot, OUTCOME.timedOut, 'TASK_TIMED_OUT', true, startedAtMs + Math.round(ranMs), bytes, start, end)
     else if (flags & FLAG.stop) this.#release(slot)
     else {
       const code = codeIn(bytes, start, end)
-      this.#charge(slot, 'f', code, retryable, startedAtMs + Math.round(ranMs), bytes, start, end)
+      this.#charge(slot, OUTCOME.failed, code, retryable, startedAtMs + Math.round(ranMs), bytes, start, end)
     }
   }
 
@@ -135,7 +135,7 @@ export class Reports implements ReportSink {
       if (slots.state[slot] === STATE.cancelled) this.#handCancelled(slot, holding, lost.lane)
       else if (flags & FLAG.stop) this.#release(slot)
       else if (guilty === NO_SLOT ? alone || onlyOne || isWornOut(holding) : slot === guilty) {
-        const outcome = flags & FLAG.timeout ? 't' : 'f'
+        const outcome = flags & FLAG.timeout ? OUTCOME.timedOut : OUTCOME.failed
         holding.task.learn(Math.max(0, jobs.now.steadyMs - slots.startedSteadyMs[slot]!))
         this.#charge(slot, outcome, lost.code, true, jobs.now.wallMs, bytes, 0, bytes.length)
       } else this.#release(slot)
@@ -185,7 +185,7 @@ export class Reports implements ReportSink {
     const { chunk } = holding
     const delayMs = retryDelayMs(policyOf(holding), chunk.attempt, chunk.maxAttempts, retryable, this.#random)
     counters.failed++
-    if (outcome === 't') {
+    if (outcome === OUTCOME.timedOut) {
       counters.timedOut++
       jobs.step(slot, EVENT.time_out)
     }

@@ -1,4 +1,4 @@
-// What the scheduler knows of a task: its limits, and how long its jobs have lately taken. The mean follows rises fast
+// What the scheduler knows of a task: its limits, and how long its jobs have lately taken. The mean rises fast
 // and falls slowly, because a batch that is too small costs a little and one that is too large delays its last job.
 
 import type { TaskInfo } from '../../threads/lanes.ts'

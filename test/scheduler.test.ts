@@ -329,6 +329,29 @@ test('a thread that dies with one shared job charges it', () => {
   assert.equal(bench.outcomes.of('failed')[0]!.code, 'UNHANDLED_REJECTION')
 })
 
+test('a thread that dies charges no job that runs inline beside it', () => {
+  const bench = schedulerBench({ lanes: 1, tasks: [task('cpu'), task('tiny', { inline: true })] })
+  const learn = (name: string, id: number) => {
+    bench.scheduler.arrive([chunk(id, 1, { task: name })])
+    bench.settle()
+    bench.lanes.runAll(1)
+    loop(bench)
+  }
+  learn('cpu', 100)
+  learn('tiny', 101)
+  bench.scheduler.arrive([chunk(1, 1, { task: 'cpu' }), chunk(2, 1, { task: 'tiny' })])
+  bench.settle()
+  bench.lanes.take(0, 2)
+  loop(bench)
+  bench.lanes.die(0, 'THREAD_EXITED')
+  bench.settle()
+  assert.deepEqual(
+    bench.outcomes.of('failed').map((item) => item.jobId),
+    [1],
+  )
+  assert.deepEqual(bench.outcomes.of('release'), [{ kind: 'release', firstId: 2, count: 1, started: true }])
+})
+
 // Suspects.
 
 test('a job whose holder died runs alone, and only after a durable note that it will', async () => {

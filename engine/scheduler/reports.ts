@@ -134,6 +134,8 @@ export class Reports implements ReportSink {
       const flags = slots.flags[slot]!
       if (slots.state[slot] === STATE.cancelled) this.#handCancelled(slot, holding, lost.lane)
       else if (flags & FLAG.stop) this.#release(slot)
+      else if (holding.task.info?.inline)
+        this.#release(slot) // it ran on this thread, and cannot have ended another
       else if (guilty === NO_SLOT ? alone || onlyOne || isWornOut(holding) : slot === guilty) {
         const outcome = flags & FLAG.timeout ? OUTCOME.timedOut : OUTCOME.failed
         holding.task.learn(Math.max(0, jobs.now.steadyMs - slots.startedSteadyMs[slot]!))

@@ -28,9 +28,10 @@ export interface ClaimerNeeds {
   taskNames(): readonly string[]
   /** How many jobs the scheduler would take now. */
   wanted(): number
-  arrive(chunks: ClaimedChunk[]): void
-  /** The node row is gone: somebody declared us dead. */
-  onFenced(): void
+  /** Claimed as node `nodeId`, which may be over by now. */
+  arrive(chunks: ClaimedChunk[], nodeId: number): void
+  /** The row of this node is gone: somebody declared it dead. */
+  onFenced(nodeId: number): void
 }
 
 export interface ClaimerSettings {
@@ -60,6 +61,7 @@ export class Claimer {
   /** Something may be ready that has not been asked for yet. */
   #fresh = true
   #failures = 0
+  #claimingAs = 0
   /** Claims done, and those that came back empty; for the metrics. */
   readonly counts = { claims: 0, empty: 0, jobs: 0, promoted: 0, errors: 0 }
 
@@ -143,8 +145,10 @@ export class Claimer {
 
   async #claim(wanted: number): Promise<void> {
     this.#fresh = false // a notification that comes from here on asks for another claim
+    const nodeId = this.#needs.nodeId()
+    this.#claimingAs = nodeId
     const chunks = await this.#needs.store.claim({
-      nodeId: this.#needs.nodeId(),
+      nodeId,
       queueIds: this.#queueIds,
       taskIds: this.#taskIds,
       jobsMax: wanted,
@@ -166,7 +170,7 @@ export class Claimer {
     this.#emptyPolls = 0
     // less than was asked for: nothing is left, unless the bytes were the limit
     if (jobs >= wanted || bytes * 2 >= this.#settings.claimBytesMax) this.#fresh = true
-    this.#needs.arrive(chunks)
+    this.#needs.arrive(chunks, nodeId)
   }
 
   async #promote(): Promise<void> {
@@ -198,7 +202,7 @@ export class Claimer {
     this.counts.errors++
     this.#fresh = true
     if (error instanceof EngineError && error.code === 'NODE_FENCED') {
-      this.#needs.onFenced()
+      this.#needs.onFenced(this.#claimingAs)
       return backoffMs(3)
     }
     if (this.#failures++ === 0) this.#needs.log.warn({ error: String(error) }, 'claim.failed')

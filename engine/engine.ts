@@ -29,7 +29,7 @@ import { type EmbeddedServer, openEmbedded } from './store/embedded.ts'
 import { Listener } from './store/listener.ts'
 import type { MigrationReport } from './store/migrate.ts'
 import { Store } from './store/store.ts'
-import type { Flush } from './store/types.ts'
+import type { ClaimedChunk, Flush } from './store/types.ts'
 import { Outbox } from './syncer/outbox.ts'
 import { Syncer } from './syncer/syncer.ts'
 import { findTaskFiles, type TaskSource } from './task-files.ts'
@@ -363,8 +363,8 @@ class MillraceEngine extends Base {
         nodeId: () => this.#node.id,
         taskNames: () => this.#catalog.tasks.map((task) => task.name),
         wanted: () => (this.#node.isMember ? this.#scheduler.wanted() : 0),
-        arrive: (chunks) => this.#scheduler.arrive(chunks),
-        onFenced: () => this.#fenced('PostgreSQL does not know this node any more'),
+        arrive: (chunks, nodeId) => this.#arrive(chunks, nodeId),
+        onFenced: (nodeId) => this.#unknown(nodeId),
       },
       settings,
     )
@@ -408,17 +408,30 @@ class MillraceEngine extends Base {
   // ------------------------------------------------------------------ between the parts
 
   async #flush(flush: Flush): ReturnType<Store['flush']> {
+    const nodeId = this.#node.id
     try {
-      const result = await this.store.flush(this.#node.id, flush)
+      const result = await this.store.flush(nodeId, flush)
       let soonest = Number.POSITIVE_INFINITY
       for (const retry of flush.retries) soonest = Math.min(soonest, retry.delayMs)
       if (soonest < Number.POSITIVE_INFINITY) this.#claimer.dueIn(soonest)
       if (flush.releases.length > 0 || flush.finished.length > 0) this.#claimer.ready(null)
       return result
     } catch (error) {
-      if (codeOf(error) === 'NODE_FENCED') this.#fenced('PostgreSQL does not know this node any more')
+      if (codeOf(error) === 'NODE_FENCED') this.#unknown(nodeId)
       throw error
     }
+  }
+
+  /** An answer that comes late may be about a node that we are no more: that is no news. */
+  #unknown(nodeId: number): void {
+    if (nodeId === this.#node.id) this.#fenced('PostgreSQL does not know this node any more')
+  }
+
+  /** What was claimed by a node that we are no more is for others to rescue. */
+  #arrive(chunks: ClaimedChunk[], nodeId: number): void {
+    const isOurs = this.#node.isMember && !this.#rejoining && nodeId === this.#node.id
+    if (isOurs) this.#scheduler.arrive(chunks)
+    else this.log.warn({ node: nodeId, chunks: chunks.length }, 'claim.too_late')
   }
 
   /** We may hold nothing any more: drop it all, and come back as a new node. */

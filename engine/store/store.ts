@@ -403,16 +403,31 @@ export class Store {
     return rows[0]!.any
   }
 
-  /** Writes, durably, that jobs are about to run: who dies with them later is known by it. */
+  /**
+   * Writes, durably, that jobs are about to run: who dies with them later is known by it.
+   * @throws EngineError HOLDER_LOST when a lease is lost: nothing was written, and none of them may run
+   */
   async markRunning(items: readonly { leaseId: number; jobId: number; run: number; lane: number }[]): Promise<void> {
     for (const { leaseId } of items) this.#visible.add(leaseId)
-    await this.session('beat').repeatable({
-      text: this.#sql(`insert into millrace.running (job_id, lease_id, run, lane, started_at)
+    // the lock keeps a rescuer out until the note is there for it to read
+    const rows = await this.session('beat').repeatable({
+      text: this.#sql(`with held as materialized (
+          select l.id from millrace.lease l where l.id = any ($2) order by l.id for key share
+        )
+        insert into millrace.running (job_id, lease_id, run, lane, started_at)
         select (x ->> 'j')::bigint, (x ->> 'l')::bigint, (x ->> 'r')::smallint, (x ->> 'n')::smallint, now() from json_array_elements($1) x
-        where exists (select from millrace.lease l where l.id = (x ->> 'l')::bigint)
-        on conflict (job_id) do update set lease_id = excluded.lease_id, run = excluded.run, lane = excluded.lane, started_at = now(), seen_at = now(), progress = null`),
-      values: [JSON.stringify(items.map((item) => ({ j: item.jobId, l: item.leaseId, r: item.run, n: item.lane })))],
+        where (select count(*) from held) = cardinality($2)
+        on conflict (job_id) do update set lease_id = excluded.lease_id, run = excluded.run, lane = excluded.lane, started_at = now(), seen_at = now(), progress = null
+        returning job_id`),
+      values: [
+        JSON.stringify(items.map((item) => ({ j: item.jobId, l: item.leaseId, r: item.run, n: item.lane }))),
+        [...new Set(items.map(({ leaseId }) => leaseId))],
+      ],
     })
+    if (rows.length < items.length)
+      throw new EngineError('HOLDER_LOST', 'the lease of these jobs is lost: they run elsewhere', {
+        leases: items.map(({ leaseId }) => leaseId),
+      })
   }
 
   /** Makes due jobs ready. @returns how many, in which queues, and milliseconds until the next one (null: none waits) */

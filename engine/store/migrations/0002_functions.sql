@@ -371,6 +371,7 @@ begin
   if not found then return query select true, false, p_leases; return; end if;
   -- a process that freezes between these statements must not keep its row locked: nobody could rescue its jobs
   perform set_config('idle_in_transaction_session_timeout', v_limit_ms::text, true);
+  perform pg_advisory_xact_lock_shared(hashtext('@schema flush'), p_node); -- excludes nobody: it names this session to rescue()
   select f.no into v_no from millrace.flushed f where f.node_id = p_node for update;
   if v_no >= p_no then return query select false, true, '{}'::bigint[]; return; end if;
   select coalesce(array_agg(m.id), '{}') into v_mine
@@ -554,7 +555,16 @@ set enable_hashjoin = off set enable_mergejoin = off as $$
 declare v_reopened int; v_ended bigint[];
 begin
   perform from millrace.node n where n.id = p_dead and (p_sure or n.seen_at < clock_timestamp() - n.limit_ms * interval '1 ms') for update skip locked;
-  if not found then return; end if;
+  if not found then
+    -- it may be the dead node itself that holds its row: frozen, or cut off, amid a COPY, which no timeout of the server
+    -- ends. Its session goes now, and the next look succeeds.
+    perform pg_terminate_backend(a.pid)
+    from millrace.node n join pg_locks k on k.objid = n.id::oid join pg_stat_activity a on a.pid = k.pid
+    where n.id = p_dead and n.seen_at < clock_timestamp() - n.limit_ms * interval '1 ms'
+      and k.locktype = 'advisory' and k.objsubid = 2 and k.classid = (hashtext('@schema flush')::bigint & 4294967295)::oid
+      and a.datname = current_database() and k.database = a.datid and a.state_change < clock_timestamp() - n.limit_ms * interval '1 ms';
+    return;
+  end if;
   perform from millrace.lease l where l.node_id = p_dead order by l.id for update;
 
   with lost as materialized (

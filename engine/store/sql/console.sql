@@ -59,11 +59,13 @@ delete from millrace.dead where job_id = any ($1) returning job_id;
 select millrace.cancel($1, $2) as outcome;
 
 -- name: nodes
+-- Every registered node, how long it has been silent, and how many jobs it holds.
 select id, host, pid, version, threads, state, started_at, seen_at, (extract(epoch from clock_timestamp() - seen_at) * 1000)::float8 as silent_ms, limit_ms,
   (select coalesce(sum(l.open), 0) from millrace.lease l where l.node_id = n.id)::float8 as held
 from millrace.node n order by id;
 
 -- name: doctor_server
+-- What the server says of itself, as far as it matters for durability and for connections.
 select current_setting('server_version') as version, current_setting('server_version_num')::int as version_num, current_setting('fsync') as fsync,
   current_setting('synchronous_commit') as synchronous_commit, current_setting('full_page_writes') as full_page_writes,
   current_setting('autovacuum') as autovacuum, current_setting('max_connections')::int as max_connections,
@@ -76,5 +78,6 @@ select coalesce(extract(epoch from max(clock_timestamp() - coalesce(xact_start, 
 from pg_stat_activity where pid <> pg_backend_pid() and backend_type = 'client backend';
 
 -- name: doctor_tables
+-- Live and dead rows of the tables that change all the time, the most dead rows first.
 select relname as name, n_live_tup::float8 as live, n_dead_tup::float8 as dead, last_autovacuum from pg_stat_user_tables
 where schemaname = '@schema' and relname in ('ready', 'scheduled', 'blocked', 'lease', 'key', 'hold', 'dead', 'running', 'node') order by n_dead_tup desc;

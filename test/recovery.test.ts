@@ -1,0 +1,302 @@
+// Nothing is lost and nothing is doubled when engines are killed, frozen or cut off, and when PostgreSQL itself goes
+// away: real processes, a real server, through the public API. What happened is judged by support/history.ts.
+
+import assert from 'node:assert/strict'
+import { randomUUID } from 'node:crypto'
+import { after, test } from 'node:test'
+import pg from 'pg'
+import { systemClock } from '../engine/base/clock.ts'
+import { type ClientOptions, createClient, type EngineOptions } from '../engine/engine.ts'
+import type { Client } from '../engine/index.ts'
+import { type OwnServer, openOwnServer, openTestDatabase, type TestDatabase } from './support/database.ts'
+import { type EngineProcess, endAll, startEngine } from './support/engine-process.ts'
+import { History } from './support/history.ts'
+import { openStore } from './support/store.ts'
+
+const TASKS = new URL('./tasks/witness.js', import.meta.url).href
+const MINUTE = 60_000
+
+/** A schema, a client, a history, and engines on them. */
+interface Bundle {
+  readonly history: History
+  readonly client: Client
+  engine(options?: EngineOptions): EngineProcess
+  query<Row extends Record<string, unknown>>(sql: string, params?: unknown[]): Promise<Row[]>
+  /** Resolves when every job that was ever written has ended. */
+  empty(): Promise<void>
+  close(): Promise<void>
+}
+
+function openBundle(on: Pick<TestDatabase, 'url' | 'query'> & { schema: string }): Bundle {
+  const history = new History()
+  const base: ClientOptions = { database: on.url, schema: on.schema }
+  const client = createClient(base)
+  const query = <Row extends Record<string, unknown>>(sql: string, params?: unknown[]) =>
+    on.query<Row>(sql.replace(/\bmillrace\./g, `"${on.schema}".`), params)
+  return {
+    history,
+    client,
+    query,
+    engine: (options = {}) =>
+      startEngine(
+        { ...base, tasks: TASKS, threads: 2, nodeLimitMs: 1_000, nodeHeartbeatMs: 200, ...options },
+        history.env,
+      ),
+    async empty() {
+      await until('every job has ended', async () => {
+        const [left] = await query<{
+          n: number
+        }>(`select (select count(*) from millrace.ready) + (select count(*) from millrace.scheduled)
+          + (select count(*) from millrace.blocked) + (select count(*) from millrace.lease) as n`)
+        return Number(left!.n) === 0
+      })
+    },
+    async close() {
+      await endAll()
+      await client.close()
+      history.close()
+    },
+  }
+}
+
+async function withBundle(run: (bundle: Bundle) => Promise<void>): Promise<void> {
+  const db = await openTestDatabase()
+  const bundle = openBundle(db)
+  try {
+    await run(bundle)
+  } finally {
+    await bundle.close()
+    await db.close()
+  }
+}
+
+async function withServer(run: (bundle: Bundle, server: OwnServer) => Promise<void>): Promise<void> {
+  const server = await openOwnServer()
+  const bundle = openBundle({ url: server.url, query: server.query, schema: 'recovery' })
+  try {
+    await run(bundle, server)
+  } finally {
+    await bundle.close()
+    await server.close()
+  }
+}
+
+/** Asks again and again; an error counts as no. */
+async function until(what: string, isTrue: () => boolean | Promise<boolean>, everyMs = 20): Promise<void> {
+  const untilMs = systemClock.steadyMs() + MINUTE
+  let last: unknown = null
+  while (systemClock.steadyMs() < untilMs) {
+    try {
+      if (await isTrue()) return
+    } catch (error) {
+      last = error
+    }
+    await systemClock.sleep(everyMs)
+  }
+  throw new Error(`waited ${MINUTE} ms until ${what}${last === null ? '' : `: ${last}`}`)
+}
+
+const JOBS = 10_000
+/** One job's computing: 10,000 of them keep two threads busy for about two seconds. */
+const SPIN = { spinMs: 0.3 }
+
+async function putTenThousand({ client, history }: Bundle): Promise<void> {
+  const payloads = Array.from({ length: JOBS }, () => SPIN)
+  history.acknowledgeMany(await client.enqueueMany('witness', payloads))
+}
+
+/** The handlers have written so much: about a third of everything. */
+function inTheMiddle({ history }: Bundle): Promise<void> {
+  return until('a third of the jobs has run', () => history.bytes > JOBS * 60 * 0.3, 2)
+}
+
+after(endAll)
+
+test(
+  '[PC-048] [PS-048] [PS-051] an engine killed amid 10,000 jobs: the next one finishes each exactly once',
+  {
+    timeout: 3 * MINUTE,
+  },
+  () =>
+    withBundle(async (bundle) => {
+      await putTenThousand(bundle)
+      const first = bundle.engine()
+      await inTheMiddle(bundle)
+      await first.kill9()
+      const committed = await completed(bundle)
+      assert.ok(committed > 0 && committed < JOBS, `${committed} were committed before the kill`)
+      const second = bundle.engine()
+      await bundle.empty()
+      const verdict = await bundle.history.check(bundle.query)
+      assert.ok(verdict.lost > 0, 'the runs that died are on record')
+      assert.equal(verdict.dead, 0)
+      await second.stop()
+    }),
+)
+
+test(
+  '[PC-049] [PC-004] [PS-040] of two engines one is killed: the other takes over its jobs',
+  { timeout: 3 * MINUTE },
+  () =>
+    withBundle(async (bundle) => {
+      const engines = [bundle.engine(), bundle.engine()]
+      await Promise.all(engines.map((engine) => engine.ready()))
+      await putTenThousand(bundle)
+      await inTheMiddle(bundle)
+      await engines[0]!.kill9()
+      const rescued = await engines[1]!.line('node.rescued')
+      assert.ok(Number(rescued.facts.reopened) > 0)
+      await bundle.empty()
+      const verdict = await bundle.history.check(bundle.query)
+      assert.ok(verdict.lost > 0)
+      assert.equal(verdict.dead, 0)
+      await engines[1]!.stop()
+      assert.deepEqual(await bundle.query('select id from millrace.node'), [])
+    }),
+)
+
+for (const mode of ['fast', 'immediate'] as const) {
+  test(
+    `[PC-009] [PC-040] [PC-041] PostgreSQL is stopped (${mode}) amid 10,000 jobs: the engines survive and finish`,
+    {
+      timeout: 3 * MINUTE,
+    },
+    () =>
+      withServer(async (bundle, server) => {
+        const engine = bundle.engine({ nodeLimitMs: 30_000 })
+        await engine.ready()
+        await putTenThousand(bundle)
+        await inTheMiddle(bundle)
+        await server.stop(mode)
+        await engine.line('flush.failed')
+        await server.start()
+        await bundle.empty()
+        assert.equal(engine.isOver, false)
+        const verdict = await bundle.history.check(bundle.query, { runsAreUnique: mode === 'fast' })
+        assert.equal(verdict.lost, 0, 'the node was never silent for too long')
+        assert.equal(verdict.dead, 0)
+        await engine.stop()
+      }),
+  )
+}
+
+test(
+  '[PC-045] PostgreSQL is away for longer than the node limit: the engine drops what it held, rejoins, and finishes',
+  {
+    timeout: 3 * MINUTE,
+  },
+  () =>
+    withServer(async (bundle, server) => {
+      const engine = bundle.engine()
+      await engine.ready()
+      await putTenThousand(bundle)
+      await inTheMiddle(bundle)
+      await server.stop('fast')
+      await engine.line('engine.fenced')
+      await server.start()
+      await engine.line('engine.rejoined')
+      await bundle.empty()
+      const verdict = await bundle.history.check(bundle.query)
+      assert.ok(verdict.lost > 0)
+      assert.equal(verdict.dead, 0)
+      await engine.stop()
+    }),
+)
+
+test(
+  '[PC-049] [TM-094] an engine frozen beyond its limit is fenced: its late reports are refused, it rejoins and works on',
+  {
+    timeout: 3 * MINUTE,
+  },
+  () =>
+    withBundle(async (bundle) => {
+      const [frozen, other] = [bundle.engine(), bundle.engine()]
+      await Promise.all([frozen.ready(), other.ready()])
+      await putTenThousand(bundle)
+      await inTheMiddle(bundle)
+      frozen.signal('SIGSTOP')
+      await other.line('node.rescued')
+      frozen.signal('SIGCONT')
+      await frozen.line('engine.rejoined')
+      await bundle.empty()
+      // it is whole again: alone, it finishes new work
+      await other.stop()
+      bundle.history.acknowledgeMany(
+        await bundle.client.enqueueMany(
+          'witness',
+          Array.from({ length: 100 }, () => SPIN),
+        ),
+      )
+      await bundle.empty()
+      const verdict = await bundle.history.check(bundle.query)
+      assert.ok(verdict.lost > 0)
+      assert.equal(verdict.dead, 0)
+      const pids = new Set(
+        bundle.history
+          .executions()
+          .slice(-50)
+          .map(({ pid }) => pid),
+      )
+      assert.deepEqual([...pids], [frozen.pid])
+      await frozen.stop()
+    }),
+)
+
+test('a node frozen amid a transaction, even amid a COPY, does not keep its jobs from being rescued', {
+  timeout: MINUTE,
+}, async () => {
+  const it = await openStore()
+  const frozen: pg.Client[] = []
+  try {
+    for (const statement of ['select 1', `copy "${it.db.schema}".attempt from stdin`]) {
+      await it.put(3)
+      const nodeId = await it.store.join({ ...NODE, uid: randomUUID() })
+      const [chunk] = await it.claim(nodeId)
+      const client = new pg.Client({ connectionString: it.db.url })
+      frozen.push(client)
+      client.on('error', () => {})
+      await client.connect()
+      await client.query(`begin; select "${it.db.schema}".flush_begin(${nodeId}, 1, '{${chunk!.leaseId}}')`)
+      client.query(statement).catch(() => {}) // a COPY never gets its rows
+      await until('the node is rescued', async () => (await it.store.rescue(nodeId, 3, false)) !== null)
+      const again = await it.claim(await it.join())
+      assert.deepEqual(
+        again.map(({ count, run }) => [count, run]),
+        [[3, 2]],
+      )
+    }
+  } finally {
+    for (const client of frozen) client.connection.stream.destroy()
+    await it.close()
+  }
+})
+
+test('a suspect whose lease is lost is not noted, and so never runs', { timeout: MINUTE }, async () => {
+  const it = await openStore()
+  try {
+    const firstId = await it.put(2)
+    const nodeId = await it.join()
+    const [chunk] = await it.claim(nodeId)
+    const item = { leaseId: chunk!.leaseId, jobId: firstId, run: chunk!.run, lane: 0 }
+    await it.store.markRunning([item])
+    await it.store.rescue(nodeId, 3, true)
+    const [next] = await it.claim(await it.join())
+    await assert.rejects(it.store.markRunning([item]), { code: 'HOLDER_LOST' })
+    // all or nothing: with one that is lost no other is noted
+    const good = { leaseId: next!.leaseId, jobId: firstId, run: next!.run, lane: 0 }
+    await assert.rejects(it.store.markRunning([item, good]), { code: 'HOLDER_LOST' })
+    assert.deepEqual(await it.query('select * from millrace.running'), [])
+    await it.store.markRunning([good])
+  } finally {
+    await it.close()
+  }
+})
+
+const NODE = { host: 'test', machine: 'test', pid: 1, version: '0', threads: 1, limitMs: 1_000 }
+
+async function completed({ query }: Bundle): Promise<number> {
+  const [row] = await query<{ n: number }>(
+    `select count(*)::int as n from millrace.attempts where outcome = 'completed'`,
+  )
+  return row!.n
+}

@@ -1,7 +1,7 @@
 // The types of the public surface: what an engine, a client and the console offer. The commands are written against
 // these, and so are users' programs.
 
-import type { TaskDefinition } from './base/task.ts'
+import type { Json, RetryPolicy, TaskDefinition } from './base/task.ts'
 import type { Enqueued, EnqueuedMany, EnqueueItem, EnqueueOptions } from './enqueuer.ts'
 import type { MigrationReport } from './store/migrate.ts'
 
@@ -42,6 +42,7 @@ export type ItemOf<Tasks> = {
 /** A process that only enqueues and looks. */
 export interface Client<Tasks = Registry> extends Producer<Tasks> {
   readonly console: Console
+  readonly schedules: Schedules
   /** Brings the schema up to this version. */
   migrate(dryRun?: boolean): Promise<MigrationReport>
   close(): Promise<void>
@@ -50,6 +51,7 @@ export interface Client<Tasks = Registry> extends Producer<Tasks> {
 
 export interface Engine<Tasks = Registry> extends Producer<Tasks> {
   readonly console: Console
+  readonly schedules: Schedules
   /** Connects, migrates, loads the tasks, recovers what a predecessor left, and begins to work. */
   start(): Promise<void>
   /**
@@ -109,9 +111,14 @@ export interface EngineStats {
   readonly waitMs: Spread
   /** Started until ended, in ms. */
   readonly runMs: Spread
+  /** Occurrences of schedules that this engine made jobs of. */
+  readonly occurrences: number
+  /** Due until enqueued, in ms, by the database's clock; without what was caught up. */
+  readonly lateMs: Spread
 }
 
 export interface Console {
+  readonly schedules: Schedules
   queues(): Promise<QueueStats[]>
   nodes(): Promise<NodeRow[]>
   /** Newest first; `limit` at most 1,000 (default 50), `before` continues below an id. */
@@ -237,4 +244,152 @@ export interface DoctorRow {
   readonly value: string
   readonly verdict: 'ok' | 'warn' | 'bad'
   readonly advice: string
+}
+
+/** Options of the jobs that a schedule makes. */
+export interface ScheduleJobOptions {
+  /** -100 to 100, higher first. Default 0. */
+  readonly priority?: number
+  /** Default: the task's, else 3. */
+  readonly maxAttempts?: number
+  readonly timeoutMs?: number
+  readonly retry?: RetryPolicy
+  readonly group?: string
+  readonly ephemeral?: boolean
+  /** `schedule` (its id) and `scheduledAt` (ISO 8601) are added to each job's. */
+  readonly meta?: Readonly<Record<string, Json>>
+}
+
+export interface ScheduleDefinition {
+  /** 1 to 255 characters. Default: the task's name. */
+  readonly id?: string
+  readonly task: string
+  /** Default: the task's queue, else 'default'. */
+  readonly queue?: string
+  /** Five fields, six with seconds first, or a shorthand such as @hourly. */
+  readonly cron: string
+  /** An IANA name. Default UTC. */
+  readonly timeZone?: string
+  /** Of every job, at most 64 KiB of JSON. Default {}. */
+  readonly payload?: unknown
+  readonly options?: ScheduleJobOptions
+  /** First moment that counts, and the first that does not any more. */
+  readonly startsAt?: Date | number | null
+  readonly endsAt?: Date | number | null
+  /** Each occurrence is enqueued up to so many ms after its time, at most an hour. Default 0. */
+  readonly jitterMs?: number
+  /**
+   * What happens when the job of the occurrence before has not ended. allow (default): both run. skip: there is none
+   * this time. queue: one waits and runs next, further ones are skipped.
+   */
+  readonly overlap?: 'allow' | 'skip' | 'queue'
+  /**
+   * What happens to due times that passed while no engine was there, for longer than the setting graceMs. none: nothing.
+   * one (default): the newest is run. all: all are run, at most 1,000, the newest.
+   */
+  readonly catchUp?: 'none' | 'one' | 'all'
+  /** How far back that goes, at most seven days. Default one day. */
+  readonly catchUpWindowMs?: number
+  /** Left out when a schedule is changed or registered again: it stays as it is. */
+  readonly paused?: boolean
+}
+
+/** Fields that update() changes; those left out stay. */
+export type ScheduleChange = Partial<Omit<ScheduleDefinition, 'id'>>
+
+export interface ScheduleRow {
+  readonly id: string
+  readonly task: string
+  readonly queue: string
+  readonly cron: string
+  readonly timeZone: string
+  readonly payload: unknown
+  readonly options: ScheduleJobOptions
+  readonly startsAt: Date | null
+  readonly endsAt: Date | null
+  readonly jitterMs: number
+  readonly overlap: 'allow' | 'skip' | 'queue'
+  readonly catchUp: 'none' | 'one' | 'all'
+  readonly catchUpWindowMs: number
+  readonly paused: boolean
+  /** code: it was registered, and goes when it is not registered any more. */
+  readonly source: 'code' | 'api'
+  readonly revision: number
+  /** Why it has no due times. */
+  readonly error: string | null
+  /** Null while paused, after its end, and with an error. */
+  readonly nextAt: Date | null
+  readonly lastScheduledAt: Date | null
+  /** When that, or a manual one, was decided, and how. */
+  readonly lastDecidedAt: Date | null
+  readonly lastOutcome: 'enqueued' | 'skipped' | 'failed' | null
+  readonly lastError: string | null
+  readonly lastLateMs: number | null
+  readonly lastJobId: number | null
+  /** Jobs made so far. */
+  readonly runCount: number
+  readonly createdAt: Date
+  readonly updatedAt: Date
+}
+
+export interface ScheduleFilter {
+  readonly queue?: string
+  /** At most 1,000; default 100. */
+  readonly limit?: number
+  /** Ids after or before this one: the next or the previous page. */
+  readonly after?: string
+  readonly before?: string
+}
+
+export interface UpcomingRow {
+  readonly at: Date
+  /** The same as a clock in the zone shows it, with the distance to UTC. */
+  readonly local: string
+  readonly timeZone: string
+}
+
+export interface OccurrenceRow {
+  readonly scheduledAt: Date
+  readonly decidedAt: Date
+  readonly outcome: 'enqueued' | 'skipped' | 'failed'
+  /** Triggered by a person. */
+  readonly manual: boolean
+  readonly lateMs: number
+  readonly jobId: number | null
+  readonly node: number
+  readonly error: string | null
+}
+
+/** What trigger() may override: options, payload and queue of the one job. */
+export interface TriggerOptions extends ScheduleJobOptions {
+  readonly payload?: unknown
+  readonly queue?: string
+}
+
+/** Every call throws EngineError: VALIDATION naming the field, SCHEDULE_NOT_FOUND, STORE_UNREACHABLE, STORE_TIMEOUT. */
+export interface Schedules {
+  /**
+   * Makes the schedules of a queue (default 'default') equal to the list, in one transaction: those listed are made or
+   * changed, those registered earlier and not listed now are deleted. Schedules made by create() are left alone.
+   */
+  register(
+    list: readonly ScheduleDefinition[],
+    options?: { readonly queue?: string },
+  ): Promise<{ created: string[]; changed: string[]; deleted: string[] }>
+  /** @throws EngineError VALIDATION with field 'id' when the id is taken */
+  create(definition: ScheduleDefinition): Promise<ScheduleRow>
+  update(id: string, change: ScheduleChange): Promise<ScheduleRow>
+  delete(id: string): Promise<void>
+  /** Due times that pass while it is paused are nobody's. */
+  pause(id: string): Promise<void>
+  resume(id: string): Promise<void>
+  /** Enqueues one job now, whatever the time; overrides are laid over the schedule's own options. */
+  trigger(id: string, overrides?: TriggerOptions): Promise<{ readonly id: number }>
+  get(id: string): Promise<ScheduleRow | null>
+  /** By id. */
+  list(filter?: ScheduleFilter): Promise<ScheduleRow[]>
+  /** The next `count` due times (default 10, at most 1,000). */
+  upcoming(id: string, count?: number): Promise<UpcomingRow[]>
+  /** What was decided, newest first; kept for two weeks. `limit` at most 1,000, default 50. */
+  history(id: string, filter?: { readonly limit?: number; readonly before?: Date | number }): Promise<OccurrenceRow[]>
 }

@@ -24,7 +24,7 @@ const DEAD_MAX = 10_000
 
 type Row = Record<string, unknown>
 
-export function openConsole(store: Store, nodeVersion: string): Console {
+export function openConsole(store: Store, nodeVersion: string): Omit<Console, 'schedules'> {
   const statements = readStatements('console.sql', store.schema)
   const ask = <R = Row>(name: string, values: readonly unknown[] = []) => store.ask<R>(statements.get(name)!, values)
 

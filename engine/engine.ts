@@ -11,7 +11,18 @@ import { join, resolve } from 'node:path'
 import { cwd, features, version as nodeVersion } from 'node:process'
 import type { Catalog } from '../threads/lanes.ts'
 import { ThreadPool } from '../threads/pool.ts'
-import type { Client, Console, Engine, EngineStats, Registry, RegistryOf, Spread, StopReport } from './api.ts'
+import type {
+  Client,
+  Console,
+  Engine,
+  EngineStats,
+  Registry,
+  RegistryOf,
+  ScheduleDefinition,
+  Schedules as ScheduleVerbs,
+  Spread,
+  StopReport,
+} from './api.ts'
 import { type Clock, systemClock } from './base/clock.ts'
 import { codeOf, EngineError, messageOf } from './base/errors.ts'
 import { Deadline } from './base/lifecycle.ts'
@@ -23,11 +34,14 @@ import type { Settings } from './config/settings.ts'
 import { openConsole } from './console.ts'
 import { Enqueuer } from './enqueuer.ts'
 import { Node } from './node.ts'
+import { openSchedules } from './schedule-verbs.ts'
+import { Schedules } from './schedules.ts'
 import { Scheduler } from './scheduler/scheduler.ts'
 import { backoffMs } from './store/connection.ts'
 import { type EmbeddedServer, openEmbedded } from './store/embedded.ts'
 import { Listener } from './store/listener.ts'
 import type { MigrationReport } from './store/migrate.ts'
+import { ScheduleStore } from './store/schedule-store.ts'
 import { Store } from './store/store.ts'
 import type { ClaimedChunk, Flush } from './store/types.ts'
 import { Outbox } from './syncer/outbox.ts'
@@ -38,6 +52,11 @@ import { findTaskFiles, type TaskSource } from './task-files.ts'
 export interface EngineOptions<Tasks = TaskSource | readonly TaskSource[]> extends Partial<Omit<Settings, 'tasks'>> {
   /** A folder or files whose modules export tasks, or task definitions. Default './tasks'. */
   readonly tasks?: Tasks
+  /**
+   * Registered at the start: what was registered earlier for the same queues (those named here, and `queues`, default
+   * 'default') and is not in the list is deleted. Without it nothing is touched.
+   */
+  readonly schedules?: readonly ScheduleDefinition[]
   /** Default: silence. */
   readonly log?: Log
   /** For tests. */
@@ -86,11 +105,13 @@ class Base {
   #store: Store | null = null
   #enqueuer: Enqueuer | null = null
   #console: Console | null = null
+  #schedules: ScheduleVerbs | null = null
+  #scheduleStore: ScheduleStore | null = null
   #opening: Promise<void> | null = null
   #enqueued = 0
 
   constructor(options: ClientOptions | EngineOptions) {
-    const { tasks: _, log, clock, ...settings } = options
+    const { tasks: _, schedules: __, log, clock, ...settings } = options as EngineOptions
     this.settings = loadConfig({ options: settings }).values
     this.log = log ?? silentLog
     this.clock = clock ?? systemClock
@@ -196,8 +217,27 @@ class Base {
     this.#console ??= lateConsole(async () => {
       await this.open()
       return openConsole(this.store, nodeVersion)
-    })
+    }, this.schedules)
     return this.#console
+  }
+
+  get schedules(): ScheduleVerbs {
+    this.#schedules ??= lateSchedules(async () => {
+      await this.open()
+      return openSchedules({
+        store: this.scheduleStore,
+        queueIds: (names) => this.store.queueIds(names),
+        taskIds: (names) => this.store.taskIds(names),
+        check: (task, payload, options) => this.enqueuer.check(task, payload, options),
+        enqueue: (task, payload, options) => this.enqueue(task, payload, options),
+      })
+    })
+    return this.#schedules
+  }
+
+  protected get scheduleStore(): ScheduleStore {
+    this.#scheduleStore ??= new ScheduleStore(this.store, this.clock)
+    return this.#scheduleStore
   }
 
   async migrate(dryRun = false): Promise<MigrationReport> {
@@ -237,6 +277,7 @@ type Life = 'new' | 'starting' | 'running' | 'stopping' | 'stopped'
 
 class MillraceEngine extends Base {
   readonly #tasks: TaskSource | readonly TaskSource[]
+  readonly #declared: readonly ScheduleDefinition[] | undefined
   #onStopped!: () => void
   readonly stopped = new Promise<void>((resolve) => {
     this.#onStopped = resolve
@@ -250,6 +291,7 @@ class MillraceEngine extends Base {
   #pool!: ThreadPool
   #scheduler!: Scheduler
   #claimer!: Claimer
+  #cron!: Schedules
   #listener: Listener | null = null
   #rejoining = false
   #idle: (() => void)[] = []
@@ -258,6 +300,7 @@ class MillraceEngine extends Base {
   constructor(options: EngineOptions) {
     super(options)
     this.#tasks = options.tasks ?? './tasks'
+    this.#declared = options.schedules
   }
 
   get broken(): Catalog['broken'] {
@@ -281,6 +324,8 @@ class MillraceEngine extends Base {
       this.#catalog = await loading
       this.#learnTasks()
       await this.#syncer.start()
+      await this.#registerSchedules()
+      await this.#cron.start()
       this.#scheduler.start()
       this.#claimer.start()
       this.#listen()
@@ -288,6 +333,7 @@ class MillraceEngine extends Base {
     } catch (error) {
       this.#life = 'stopped'
       const deadline = new Deadline(this.clock, KILL_MS)
+      await this.#cron?.stop()
       await this.#pool?.stop(deadline).catch(() => {})
       await this.#node?.stop(true).catch(() => {})
       await this.#outbox?.close().catch(() => {})
@@ -341,12 +387,33 @@ class MillraceEngine extends Base {
       clock,
       log,
     )
+    this.#cron = new Schedules(
+      {
+        clock,
+        log,
+        store: this.scheduleStore,
+        runs: {
+          indexChanged: () => this.#scheduler.indexChanged(),
+          rememberRun: (runId, scheduleId, atMs) => this.#scheduler.rememberRun(runId, scheduleId, atMs),
+          changeRun: (runId, to, error) => this.#scheduler.changeRun(runId, to, error),
+          beatRun: (runId) => this.#scheduler.beatRun(runId),
+          bindRun: (runId, jobId) => this.#scheduler.bindRun(runId, jobId),
+        },
+        nodeId: () => this.#node.id,
+        onEnqueued: (queueIds) => {
+          this.#claimer.ready(queueIds)
+          store.notify(`q${queueIds.join(',')}`).catch(() => {}) // polling is the truth
+        },
+      },
+      settings,
+    )
     this.#scheduler = new Scheduler({
       clock,
       log,
       settings,
       lanes: this.#pool,
       outcomes: this.#syncer.outcomes,
+      occurrences: this.#cron.occurrences,
       markRunning: (jobs) =>
         store.markRunning(
           jobs.map(({ chunk, jobId }) => ({ leaseId: chunk.leaseId, jobId, run: chunk.run, lane: -1 })),
@@ -387,6 +454,18 @@ class MillraceEngine extends Base {
     )
   }
 
+  /** What the code declares becomes what the database has, for the queues that it is about. */
+  async #registerSchedules(): Promise<void> {
+    if (this.#declared === undefined) return
+    const [first = 'default', ...others] = this.settings.queues ?? ['default']
+    const lists = new Map<string, ScheduleDefinition[]>([first, ...others].map((queue) => [queue, []]))
+    for (const schedule of this.#declared) {
+      const queue = schedule.queue ?? this.defaultsOf(schedule.task)?.queue ?? 'default'
+      lists.set(queue, [...(lists.get(queue) ?? []), schedule])
+    }
+    for (const [queue, list] of lists) await this.schedules.register(list, { queue })
+  }
+
   #listen(): void {
     if (!this.settings.listen) return
     this.#listener = new Listener({
@@ -399,7 +478,11 @@ class MillraceEngine extends Base {
         if (heard.kind === 'ready') this.#claimer.ready(heard.queueIds)
         else if (heard.kind === 'cancel') this.#scheduler.cancel(heard.jobId, 'cancelled by the console')
         else if (heard.kind === 'scheduled') this.#claimer.dueIn(0)
-        else this.#claimer.ready(null)
+        else if (heard.kind === 'schedules') this.#cron.reload()
+        else {
+          this.#claimer.ready(null)
+          this.#cron.reload()
+        }
       },
     })
     this.#listener.start()
@@ -507,6 +590,8 @@ class MillraceEngine extends Base {
       runMs: spread(run),
     }
   }
+      occurrences: this.#cron.counts.enqueued,
+      lateMs: spread(this.#cron.lateness),
 
   async drain(timeoutMs = 60_000): Promise<void> {
     const deadline = new Deadline(this.clock, timeoutMs)
@@ -569,12 +654,13 @@ class MillraceEngine extends Base {
     this.#node.quiet()
     this.#claimer.quiet()
     this.#scheduler.quiet()
+    this.#cron.quiet()
     await this.closeEnqueuer()
     const hurried = new Promise<void>((resolve) => {
       this.#cutShort = resolve
     })
     const running = new Deadline(this.clock, timeoutMs * (1 - FLUSH_SHARE))
-    await Promise.race([Promise.all([this.#claimer.stop(), this.#scheduler.stop(running)]), hurried])
+    await Promise.race([Promise.all([this.#cron.stop(), this.#claimer.stop(), this.#scheduler.stop(running)]), hurried])
     await Promise.all([this.#claimer.stop(), this.#scheduler.stop(new Deadline(this.clock, 0))])
     this.#cutShort = null
     await this.#listener?.close()
@@ -595,8 +681,8 @@ class MillraceEngine extends Base {
 }
 
 /** The console's methods, connecting when one is first called. */
-function lateConsole(open: () => Promise<Console>): Console {
-  let opened: Promise<Console> | null = null
+function lateConsole(open: () => Promise<Omit<Console, 'schedules'>>, schedules: ScheduleVerbs): Console {
+  let opened: Promise<Omit<Console, 'schedules'>> | null = null
   const get = () => {
     opened ??= open().catch((error) => {
       opened = null
@@ -607,6 +693,7 @@ function lateConsole(open: () => Promise<Console>): Console {
   return {
     queues: async () => (await get()).queues(),
     nodes: async () => (await get()).nodes(),
+    schedules,
     jobs: async (filter) => (await get()).jobs(filter),
     job: async (id) => (await get()).job(id),
     explain: async (id) => (await get()).explain(id),
@@ -623,6 +710,31 @@ function lateConsole(open: () => Promise<Console>): Console {
 
 const NO_SPREAD: Spread = { p50: 0, p99: 0 }
 const NO_STATS: EngineStats = {
+/** The same for schedules. */
+function lateSchedules(open: () => Promise<ScheduleVerbs>): ScheduleVerbs {
+  let opened: Promise<ScheduleVerbs> | null = null
+  const get = () => {
+    opened ??= open().catch((error) => {
+      opened = null
+      throw error
+    })
+    return opened
+  }
+  return {
+    register: async (list, options) => (await get()).register(list, options),
+    create: async (definition) => (await get()).create(definition),
+    update: async (id, change) => (await get()).update(id, change),
+    delete: async (id) => (await get()).delete(id),
+    pause: async (id) => (await get()).pause(id),
+    resume: async (id) => (await get()).resume(id),
+    trigger: async (id, overrides) => (await get()).trigger(id, overrides),
+    get: async (id) => (await get()).get(id),
+    list: async (filter) => (await get()).list(filter),
+    upcoming: async (id, count) => (await get()).upcoming(id, count),
+    history: async (id, filter) => (await get()).history(id, filter),
+  }
+}
+
   completed: 0,
   failed: 0,
   timedOut: 0,
@@ -642,6 +754,8 @@ const NO_STATS: EngineStats = {
   runMs: NO_SPREAD,
 }
 
+  occurrences: 0,
+  lateMs: NO_SPREAD,
 function spread(histogram: { count: number; percentile(share: number): number }): Spread {
   if (histogram.count === 0) return NO_SPREAD
   return { p50: histogram.percentile(50) / 1_000, p99: histogram.percentile(99) / 1_000 }

@@ -189,6 +189,20 @@ export class Enqueuer {
     })
   }
 
+  /**
+   * Checks a job as enqueue() would, and writes nothing.
+   * @returns what it would have: its queue, its attempts, and its payload as JSON text
+   * @throws EngineError VALIDATION, INVALID_PAYLOAD
+   */
+  check(
+    task: string,
+    payload: unknown,
+    options?: EnqueueOptions,
+  ): { queue: string; maxAttempts: number; json: string } {
+    const { queue, maxAttempts } = this.#template(task, options)
+    return { queue, maxAttempts, json: payloadText(payload, this.#settings.payloadBytesMax) }
+  }
+
   #schema(): string {
     return (this.#needs.store as { schema?: string }).schema ?? 'millrace'
   }

@@ -14,11 +14,20 @@ export type {
   JobRow,
   JobState,
   NodeRow,
+  OccurrenceRow,
   Producer,
   QueueStats,
   Registry,
   RegistryOf,
+  ScheduleChange,
+  ScheduleDefinition,
+  ScheduleFilter,
+  ScheduleJobOptions,
+  ScheduleRow,
+  Schedules,
   StopReport,
+  TriggerOptions,
+  UpcomingRow,
 } from './api.ts'
 export { EngineError, ERROR_CODES, type ErrorCode } from './base/errors.ts'
 export type { Log, LogMethod } from './base/log.ts'

@@ -119,6 +119,8 @@ export interface Occurrences {
     readonly length: number
     query(startMs: number, endMs: number, visit: (schedule: { readonly id: string }, dueMs: number) => boolean): number
   }
+  /** The time that due times are judged by, in wall ms: the database's. Without it this node's own clock counts. */
+  nowMs?(): number
   /** A run was put into memory: see to its durable side (who wins, which job). Answers come as messages by its run id. */
   launch(run: LaunchedRun): void
   /** A change of state to be written; false: the buffer is over its limit and the loop must stop. */

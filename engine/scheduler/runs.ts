@@ -92,8 +92,9 @@ export class Runs {
   schedule(mayLaunch: boolean): number {
     const launched = mayLaunch ? this.#launch() : 0
     let due = 0
+    const nowMs = this.#waiting.peek() === undefined ? 0 : this.#dueNowMs()
     for (let run = this.#waiting.peek(); run !== undefined; run = this.#waiting.peek()) {
-      if (run.scheduledAtMs > this.#now.wallMs) break
+      if (run.scheduledAtMs > nowMs) break
       this.#waiting.shift()
       if (run.state !== 'prerun') continue
       run.lastHeartbeatMs = this.#now.wallMs
@@ -106,7 +107,9 @@ export class Runs {
   /** Wall time of the next thing that schedule() would do; the index is looked at with every pause of the loop. */
   nextDueMs(): number {
     if (this.#resumeMs > 0) return 0
-    return this.#waiting.peek()?.scheduledAtMs ?? Number.POSITIVE_INFINITY
+    const run = this.#waiting.peek()
+    if (run === undefined) return Number.POSITIVE_INFINITY
+    return run.scheduledAtMs - this.#dueNowMs() + this.#now.wallMs
   }
 
   /** This job is the run's work on this node: the run follows its end, and lives while it lives. */
@@ -199,8 +202,9 @@ export class Runs {
     if (!force && nowMs < this.#nextCleanupMs) return 0
     this.#nextCleanupMs = nowMs + Math.min(1_000, this.#needs.settings.graceMs)
     let removed = 0
+    const dueNowMs = this.#occurrences?.nowMs?.() ?? nowMs
     for (const run of this.#byId.values()) {
-      if (!isOver(run.state) || nowMs <= run.scheduledAtMs + this.#needs.settings.graceMs) continue
+      if (!isOver(run.state) || dueNowMs <= run.scheduledAtMs + this.#needs.settings.graceMs) continue
       this.#byId.delete(run.runId)
       removed++
     }
@@ -221,9 +225,15 @@ export class Runs {
     this.#runOfJob.clear()
   }
 
+  /** Due times are judged by one clock on all nodes; what happens here is told by our own. */
+  #dueNowMs(): number {
+    return this.#occurrences?.nowMs?.() ?? this.#now.wallMs
+  }
+
   #launch(): number {
-    const { wallMs } = this.#now
-    if (this.#occurrences === null || wallMs < this.#nextQueryMs) return 0
+    if (this.#occurrences === null) return 0
+    const wallMs = this.#dueNowMs()
+    if (wallMs < this.#nextQueryMs) return 0
     const { preScheduleMs, graceMs, loopIdleMs } = this.#needs.settings
     const fromMs = Math.max(this.#resumeMs, wallMs - graceMs)
     this.#nextQueryMs = wallMs + Math.min(loopIdleMs, 1_000)

@@ -123,6 +123,18 @@ export class Scheduler {
     return this.#runs.bind(runId, jobId)
   }
 
+  /** A run's new state, told by whoever sees to its durable side. False: unknown, or the state does not accept it. */
+  changeRun(runId: string, to: OrchestratorState['state'], error: string | null): boolean {
+    if (!this.#iterating) this.#jobs.now.renew()
+    return this.#runs.change(runId, to, error)
+  }
+
+  /** Whoever sees to the run's durable side is still at it. */
+  beatRun(runId: string): boolean {
+    if (!this.#iterating) this.#jobs.now.renew()
+    return this.#runs.beat(runId, this.#jobs.now.wallMs)
+  }
+
   /** Ends a job or a run for somebody who asked. False: it is not here, or over already. */
   cancel(id: OrchestratorId, reason: string): boolean {
     if (!this.#iterating) this.#jobs.now.renew()

@@ -7,11 +7,12 @@ import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import { backoffMs } from './connection.ts'
 
-/** What travels on the channel: `q<queue ids>` ready, `s` scheduled, `c<job id>` cancel. */
+/** What travels on the channel: `q<queue ids>` ready, `s` scheduled, `c<job id>` cancel, `h` schedules changed. */
 export type Heard =
   | { readonly kind: 'ready'; readonly queueIds: readonly number[] }
   | { readonly kind: 'scheduled' }
   | { readonly kind: 'cancel'; readonly jobId: number }
+  | { readonly kind: 'schedules' }
   | { readonly kind: 'returned' }
 
 export interface ListenerOptions {
@@ -92,6 +93,8 @@ function parse(payload: string): Heard | null {
       return { kind: 'scheduled' }
     case 'c':
       return Number.isSafeInteger(Number(rest)) ? { kind: 'cancel', jobId: Number(rest) } : null
+    case 'h':
+      return { kind: 'schedules' }
     default:
       return null // from a newer version
   }

@@ -2,6 +2,7 @@
 // work has its own connection, so that a long flush never delays a claim or the node's sign of life:
 //   claim    claims and promotions          flush   settles outcomes         enqueue   single and small batches
 //   bulk     COPY of many jobs              beat    the node row, rescues    notify    wake-ups of other nodes
+//   schedule occurrences that are due (schedule-store.ts), opened with the first of them
 //   ask      console and everything else
 // LISTEN has a connection of its own in listener.ts.
 
@@ -43,7 +44,7 @@ export interface Duplicate {
   readonly heldBy: number
 }
 
-type SessionName = 'claim' | 'flush' | 'enqueue' | 'bulk' | 'beat' | 'notify' | 'ask'
+type SessionName = 'claim' | 'flush' | 'enqueue' | 'bulk' | 'beat' | 'notify' | 'schedule' | 'ask'
 
 export class Store {
   readonly #options: StoreOptions

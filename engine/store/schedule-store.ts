@@ -1,0 +1,248 @@
+// What the engine asks of PostgreSQL about schedules, one method per question. Occurrences are fired on a connection of
+// their own, so that a due time never waits behind a claim or a flush; it is opened with the first of them. Every
+// answer that carries the database's clock is noted.
+
+import type { Clock } from '../base/clock.ts'
+import type { Session } from './connection.ts'
+import { DatabaseTime } from './database-time.ts'
+import { readStatements } from './statements.ts'
+import type { Store } from './store.ts'
+
+export interface LoadedSchedule {
+  readonly id: string
+  readonly revision: number
+  readonly cron: string
+  readonly timeZone: string
+  /** Due times up to here do not count. */
+  readonly sinceMs: number
+  readonly startsMs: number | null
+  readonly endsMs: number | null
+  readonly jitterMs: number
+  readonly overlap: 'allow' | 'skip' | 'queue'
+  readonly catchUp: 'none' | 'one' | 'all'
+  readonly catchUpMs: number
+  /** As it is noted in the database. */
+  readonly error: string | null
+  readonly lastScheduledMs: number | null
+}
+
+export interface FireItem {
+  readonly scheduleId: string
+  readonly scheduledAtMs: number
+  readonly jitterMs: number
+  readonly revision: number
+}
+
+/** enqueued: this call made the job. taken: it was decided before. The others say why there is none. */
+export type FireOutcome = 'enqueued' | 'skipped' | 'taken' | 'gone' | 'paused' | 'changed' | 'out' | 'early'
+
+export interface Fired {
+  readonly outcome: FireOutcome
+  readonly jobId: number | null
+  readonly queueId: number | null
+  /** Due until decided, by the database's clock; negative when early. */
+  readonly lateMs: number
+}
+
+/** A schedule to be written; undefined `paused` leaves that as it is. */
+export interface NewSchedule {
+  readonly id: string
+  readonly queueId: number
+  readonly taskId: number
+  readonly cron: string
+  readonly timeZone: string
+  /** JSON text. */
+  readonly payload: string
+  readonly options: Readonly<Record<string, unknown>>
+  readonly startsMs: number | null
+  readonly endsMs: number | null
+  readonly jitterMs: number
+  readonly overlap: string
+  readonly catchUp: string
+  readonly catchUpMs: number
+  readonly paused: boolean | undefined
+}
+
+export type PutWhat = 'created' | 'changed' | 'same' | 'exists' | 'deleted'
+
+export type ScheduleRecord = Readonly<Record<string, unknown>>
+
+export class ScheduleStore {
+  readonly #store: Store
+  readonly #clock: Clock
+  readonly #statements: ReadonlyMap<string, string>
+  readonly time: DatabaseTime
+
+  constructor(store: Store, clock: Clock) {
+    this.#store = store
+    this.#clock = clock
+    this.#statements = readStatements('schedules.sql', store.schema)
+    this.time = new DatabaseTime(clock)
+  }
+
+  // ------------------------------------------------------------------ for the running engine
+
+  /** Asks for the database's clock. */
+  async sync(): Promise<void> {
+    await this.#timed(this.#store.session('schedule'), 'clock', [])
+  }
+
+  /** Two equal digests mean that no schedule was made, changed or deleted in between. */
+  async digest(): Promise<{ schedules: number; digest: string }> {
+    const [row] = await this.#timed<{ schedules: number; changes: string }>(this.#store.session('ask'), 'digest', [])
+    return { schedules: row!.schedules, digest: `${row!.schedules} ${row!.changes}` }
+  }
+
+  /** All that are not paused, by id. */
+  async load(): Promise<LoadedSchedule[]> {
+    const rows = await this.#timed<LoadRow>(this.#store.session('ask'), 'load', [])
+    return rows.map((row) => ({
+      id: row.id,
+      revision: row.revision,
+      cron: row.cron,
+      timeZone: row.time_zone,
+      sinceMs: row.since_ms,
+      startsMs: row.starts_ms,
+      endsMs: row.ends_ms,
+      jitterMs: row.jitter_ms,
+      overlap: row.overlap,
+      catchUp: row.catch_up,
+      catchUpMs: row.catch_up_ms,
+      error: row.error,
+      lastScheduledMs: row.last_scheduled_ms,
+    }))
+  }
+
+  /** Occurrences that were decided, from a moment on. */
+  async decidedSince(atMs: number): Promise<{ scheduleId: string; scheduledAtMs: number }[]> {
+    const rows = await this.#ask<{ schedule_id: string; scheduled_ms: number }>('decided', [atMs])
+    return rows.map((row) => ({ scheduleId: row.schedule_id, scheduledAtMs: row.scheduled_ms }))
+  }
+
+  /** Decides occurrences, in the order given; harmless to repeat. At most one per schedule that does not allow overlaps. */
+  async fire(nodeId: number, items: readonly FireItem[]): Promise<Fired[]> {
+    const rows = await this.#timed<FireRow>(this.#store.session('schedule'), 'fire', [
+      nodeId,
+      JSON.stringify(
+        items.map((item, n) => ({
+          n,
+          s: item.scheduleId,
+          d: item.scheduledAtMs,
+          j: item.jitterMs,
+          v: item.revision,
+        })),
+      ),
+    ])
+    const fired: Fired[] = new Array(items.length)
+    for (const row of rows)
+      fired[row.n] = { outcome: row.outcome, jobId: row.job_id, queueId: row.queue_id, lateMs: row.late_ms }
+    return fired
+  }
+
+  async fireFailed(nodeId: number, scheduleId: string, scheduledAtMs: number, error: string): Promise<void> {
+    await this.#repeat('fire_failed', [nodeId, scheduleId, scheduledAtMs, error])
+  }
+
+  async noteError(id: string, revision: number, error: string | null): Promise<void> {
+    await this.#repeat('note_error', [id, revision, error])
+  }
+
+  /** Forgets occurrences that are older; answers how many went. */
+  async clean(olderThanMs: number, limit: number): Promise<number> {
+    return (await this.#ask('clean', [olderThanMs, limit])).length
+  }
+
+  // ------------------------------------------------------------------ for people
+
+  /** All or nothing, in one transaction. `pruneQueues`: schedules from code of these queues that are not listed go. */
+  async put(
+    list: readonly NewSchedule[],
+    source: 'code' | 'api',
+    isNew: boolean,
+    pruneQueues: readonly number[] | null,
+  ): Promise<{ id: string; what: PutWhat }[]> {
+    const items = list.map(
+      (it) =>
+        `{"id":${JSON.stringify(it.id)},"queue_id":${it.queueId},"task_id":${it.taskId},"cron":${JSON.stringify(it.cron)},` +
+        `"time_zone":${JSON.stringify(it.timeZone)},"payload":${it.payload},"options":${JSON.stringify(it.options)},` +
+        `"starts_ms":${it.startsMs},"ends_ms":${it.endsMs},"jitter_ms":${it.jitterMs},"overlap":"${it.overlap}",` +
+        `"catch_up":"${it.catchUp}","catch_up_ms":${it.catchUpMs},"paused":${it.paused ?? null}}`,
+    )
+    return this.#repeat<{ id: string; what: PutWhat }>('put', [`[${items.join(',')}]`, source, isNew, pruneQueues])
+  }
+
+  /** False when there is no such schedule. */
+  async pause(id: string): Promise<boolean> {
+    return (await this.#repeat('pause', [id])).length > 0
+  }
+
+  async resume(id: string): Promise<boolean> {
+    return (await this.#repeat('resume', [id])).length > 0
+  }
+
+  async delete(id: string): Promise<boolean> {
+    return (await this.#ask('delete', [id])).length > 0
+  }
+
+  async noteTrigger(id: string, jobId: number): Promise<void> {
+    await this.#ask('note_trigger', [id, jobId])
+  }
+
+  list(filter: {
+    id: string | null
+    queue: string | null
+    after: string | null
+    before: string | null
+    limit: number
+  }): Promise<ScheduleRecord[]> {
+    return this.#repeat('list', [filter.id, filter.queue, filter.after, filter.before, filter.limit])
+  }
+
+  history(id: string, beforeMs: number | null, limit: number): Promise<ScheduleRecord[]> {
+    return this.#repeat('history', [id, beforeMs, limit])
+  }
+
+  #ask<Row>(name: string, values: readonly unknown[]): Promise<Row[]> {
+    return this.#store.session('ask').query<Row>({ text: this.#statements.get(name)!, values })
+  }
+
+  #repeat<Row>(name: string, values: readonly unknown[]): Promise<Row[]> {
+    return this.#store.session('ask').repeatable<Row>({ text: this.#statements.get(name)!, values })
+  }
+
+  async #timed<Row>(session: Session, name: string, values: readonly unknown[]): Promise<Row[]> {
+    const sentMs = this.#clock.steadyMs()
+    const rows = await session.query<Row & { now_ms: number }>({
+      name: `schedule_${name}`,
+      text: this.#statements.get(name)!,
+      values,
+    })
+    const last = rows.at(-1)
+    if (last !== undefined) this.time.note(sentMs, this.#clock.steadyMs(), last.now_ms)
+    return rows
+  }
+}
+
+interface LoadRow {
+  id: string
+  revision: number
+  cron: string
+  time_zone: string
+  since_ms: number
+  starts_ms: number | null
+  ends_ms: number | null
+  jitter_ms: number
+  overlap: LoadedSchedule['overlap']
+  catch_up: LoadedSchedule['catchUp']
+  catch_up_ms: number
+  error: string | null
+  last_scheduled_ms: number | null
+}
+
+interface FireRow {
+  n: number
+  outcome: FireOutcome
+  job_id: number | null
+  queue_id: number | null
+  late_ms: number
+}

@@ -513,8 +513,10 @@ class MillraceEngine extends Base {
   /** What was claimed by a node that we are no more is for others to rescue. */
   #arrive(chunks: ClaimedChunk[], nodeId: number): void {
     const isOurs = this.#node.isMember && !this.#rejoining && nodeId === this.#node.id
-    if (isOurs) this.#scheduler.arrive(chunks)
-    else this.log.warn({ node: nodeId, chunks: chunks.length }, 'claim.too_late')
+    if (isOurs) {
+      this.#cron.arrived(chunks)
+      this.#scheduler.arrive(chunks)
+    } else this.log.warn({ node: nodeId, chunks: chunks.length }, 'claim.too_late')
   }
 
   /** We may hold nothing any more: drop it all, and come back as a new node. */
@@ -588,10 +590,10 @@ class MillraceEngine extends Base {
       running: scheduler.running,
       waitMs: spread(wait),
       runMs: spread(run),
-    }
-  }
       occurrences: this.#cron.counts.enqueued,
       lateMs: spread(this.#cron.lateness),
+    }
+  }
 
   async drain(timeoutMs = 60_000): Promise<void> {
     const deadline = new Deadline(this.clock, timeoutMs)
@@ -652,9 +654,9 @@ class MillraceEngine extends Base {
     this.log.info({ timeoutMs }, 'engine.stopping')
     const deadline = new Deadline(this.clock, timeoutMs)
     this.#node.quiet()
+    this.#cron.quiet()
     this.#claimer.quiet()
     this.#scheduler.quiet()
-    this.#cron.quiet()
     await this.closeEnqueuer()
     const hurried = new Promise<void>((resolve) => {
       this.#cutShort = resolve
@@ -691,9 +693,9 @@ function lateConsole(open: () => Promise<Omit<Console, 'schedules'>>, schedules:
     return opened
   }
   return {
+    schedules,
     queues: async () => (await get()).queues(),
     nodes: async () => (await get()).nodes(),
-    schedules,
     jobs: async (filter) => (await get()).jobs(filter),
     job: async (id) => (await get()).job(id),
     explain: async (id) => (await get()).explain(id),
@@ -708,8 +710,6 @@ function lateConsole(open: () => Promise<Omit<Console, 'schedules'>>, schedules:
   }
 }
 
-const NO_SPREAD: Spread = { p50: 0, p99: 0 }
-const NO_STATS: EngineStats = {
 /** The same for schedules. */
 function lateSchedules(open: () => Promise<ScheduleVerbs>): ScheduleVerbs {
   let opened: Promise<ScheduleVerbs> | null = null
@@ -735,6 +735,8 @@ function lateSchedules(open: () => Promise<ScheduleVerbs>): ScheduleVerbs {
   }
 }
 
+const NO_SPREAD: Spread = { p50: 0, p99: 0 }
+const NO_STATS: EngineStats = {
   completed: 0,
   failed: 0,
   timedOut: 0,
@@ -752,10 +754,10 @@ function lateSchedules(open: () => Promise<ScheduleVerbs>): ScheduleVerbs {
   running: 0,
   waitMs: NO_SPREAD,
   runMs: NO_SPREAD,
-}
-
   occurrences: 0,
   lateMs: NO_SPREAD,
+}
+
 function spread(histogram: { count: number; percentile(share: number): number }): Spread {
   if (histogram.count === 0) return NO_SPREAD
   return { p50: histogram.percentile(50) / 1_000, p99: histogram.percentile(99) / 1_000 }

@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import type { JobRow } from '../engine/api.ts'
+import type { JobRow, ScheduleRow, Schedules } from '../engine/api.ts'
 import { type Clock, systemClock } from '../engine/base/clock.ts'
 import { EngineError } from '../engine/base/errors.ts'
 import type { Api, Client, Console, Engine, EngineStats } from '../engine/cli/api.ts'
@@ -24,6 +24,7 @@ const COMMANDS = [
   'jobs',
   'explain',
   'dead',
+  'schedules',
   'cancel',
   'migrate',
   'config',
@@ -106,6 +107,8 @@ const STATS: EngineStats = {
   running: 0,
   waitMs: { p50: 1, p99: 2 },
   runMs: { p50: 3, p99: 4 },
+  occurrences: 0,
+  lateMs: { p50: 5, p99: 6 },
 }
 
 const CREATED = new Date('2026-11-21T01:02:03.004Z')
@@ -131,8 +134,67 @@ const JOB: JobRow = {
   node: 1,
 }
 
+const SCHEDULE: ScheduleRow = {
+  id: 'report',
+  task: 'report',
+  queue: 'default',
+  cron: '0 9 * * 1-5',
+  timeZone: 'Europe/Berlin',
+  payload: {},
+  options: { priority: 5 },
+  startsAt: null,
+  endsAt: null,
+  jitterMs: 0,
+  overlap: 'allow',
+  catchUp: 'one',
+  catchUpWindowMs: 86_400_000,
+  paused: false,
+  source: 'api',
+  revision: 1,
+  error: null,
+  nextAt: CREATED,
+  lastScheduledAt: CREATED,
+  lastDecidedAt: CREATED,
+  lastOutcome: 'enqueued',
+  lastError: null,
+  lastLateMs: 1.25,
+  lastJobId: 17,
+  runCount: 3,
+  createdAt: CREATED,
+  updatedAt: CREATED,
+}
+
+function fakeSchedules(overrides: Partial<Schedules> = {}): Schedules {
+  return {
+    register: async () => ({ created: [], changed: [], deleted: [] }),
+    create: async () => SCHEDULE,
+    update: async () => SCHEDULE,
+    delete: async () => {},
+    pause: async () => {},
+    resume: async () => {},
+    trigger: async () => ({ id: 18 }),
+    get: async () => SCHEDULE,
+    list: async () => [SCHEDULE],
+    upcoming: async () => [{ at: CREATED, local: '2026-11-21 02:02:03 +01:00', timeZone: 'Europe/Berlin' }],
+    history: async () => [
+      {
+        scheduledAt: CREATED,
+        decidedAt: CREATED,
+        outcome: 'enqueued',
+        manual: false,
+        lateMs: 1.25,
+        jobId: 17,
+        node: 1,
+        error: null,
+      },
+    ],
+    ...overrides,
+  }
+}
+
 function fakeConsole(overrides: Partial<Console> = {}): Console {
   return {
+    schedules: fakeSchedules(),
     queues: async () => [
       {
         queue: 'default',
@@ -186,10 +248,18 @@ interface Calls {
   killed: number
 }
 
-function fakeApi(overrides: { console?: Partial<Console>; engine?: Partial<Engine>; client?: Partial<Client> } = {}) {
+function fakeApi(
+  overrides: {
+    console?: Partial<Console>
+    engine?: Partial<Engine>
+    client?: Partial<Client>
+    schedules?: Partial<Schedules>
+  } = {},
+) {
   const calls: Calls = { enqueued: [], options: [], closed: 0, stopped: 0, killed: 0 }
   const producer = {
     console: fakeConsole(overrides.console),
+    schedules: fakeSchedules(overrides.schedules),
     async enqueue(...args: unknown[]) {
       calls.enqueued.push(args)
       return { id: 41, duplicate: false }
@@ -650,4 +720,77 @@ test('`node engine` works from a checkout, with exit codes and variables of the 
   const wrong = await launch(['config'], { MILLRACE_THREADS: 'x' }).ended
   assert.equal(wrong.code, 78)
   assert.match(wrong.err, /from MILLRACE_THREADS/)
+})
+
+test('schedules says when it is due, in UTC and as a clock in its zone shows it, and what became of the last times', async () => {
+  const list = await cli(['schedules'])
+  assert.equal(list.code, 0, list.err)
+  assert.match(
+    list.out,
+    /report .*0 9 \* \* 1-5 .*Europe\/Berlin .*3 .*2026-11-21 01:02:03 .*enqueued job 17, 1\.3 ms late/,
+  )
+  const next = await cli(['schedules', 'next', 'report', '--count', '1'])
+  assert.equal(next.code, 0, next.err)
+  assert.match(next.out, /2026-11-21 01:02:03\.004 +2026-11-21 02:02:03 \+01:00/)
+  assert.match(next.out, /1\.3 ms +17 +1 +enqueued/)
+  const json = await cli(['schedules', 'next', 'report', '--json'])
+  assert.deepEqual(
+    json.lines.map((line) => line.kind),
+    ['upcoming', 'decided'],
+  )
+})
+
+test('schedules add, change and trigger hand over what the flags name and nothing else', async () => {
+  const calls: unknown[][] = []
+  const note =
+    <T>(name: string, result: T) =>
+    async (...args: unknown[]) => {
+      calls.push([name, ...args])
+      return result
+    }
+  const api = fakeApi({
+    schedules: {
+      create: note('create', SCHEDULE),
+      update: note('update', SCHEDULE),
+      trigger: note('trigger', { id: 18 }),
+      pause: note('pause', undefined),
+    },
+  })
+  const words = [
+    [
+      'schedules',
+      'add',
+      'report',
+      '0 9 * * 1-5',
+      '{"a":1}',
+      '--zone',
+      'Europe/Berlin',
+      '--jitter',
+      '5s',
+      '--overlap',
+      'skip',
+    ],
+    ['schedules', 'change', 'report', '--priority', '-3', '--catch-up', 'all'],
+    ['schedules', 'trigger', 'report', '--priority', '50'],
+    ['schedules', 'pause', 'report'],
+  ]
+  for (const line of words) assert.equal((await cli(line, { api })).code, 0)
+  assert.deepEqual(calls, [
+    [
+      'create',
+      {
+        task: 'report',
+        cron: '0 9 * * 1-5',
+        payload: { a: 1 },
+        timeZone: 'Europe/Berlin',
+        jitterMs: 5_000,
+        overlap: 'skip',
+      },
+    ],
+    ['update', 'report', { options: { priority: -3 }, catchUp: 'all' }],
+    ['trigger', 'report', { priority: 50 }],
+    ['pause', 'report'],
+  ])
+  const refused = await cli(['schedules', 'add', 'report', '* * * * *', '--overlap', 'maybe'], { api })
+  assert.equal(refused.code, 64)
 })

@@ -15,6 +15,11 @@ export type {
   JobRow,
   NodeRow,
   QueueStats,
+  ScheduleChange,
+  ScheduleDefinition,
+  ScheduleFilter,
+  ScheduleRow,
+  TriggerOptions,
 } from '../api.ts'
 export type { EnqueueOptions } from '../enqueuer.ts'
 

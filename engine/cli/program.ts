@@ -3,7 +3,7 @@
 
 import { Command, Option } from 'commander'
 import { flagOf, SETTING_NAMES, type SettingName, settingOf } from '../config/settings.ts'
-import type { DeadFilter, JobFilter } from './api.ts'
+import type { DeadFilter, JobFilter, ScheduleFilter } from './api.ts'
 import { cancel } from './cancel.ts'
 import { config } from './config.ts'
 import type { Cli } from './context.ts'
@@ -16,6 +16,15 @@ import { type HelpFacts, helpText } from './help.ts'
 import { jobs } from './jobs.ts'
 import { migrate } from './migrate.ts'
 import { durationFrom, jobId, jobState, limit, maxAttempts, momentFrom, nameFrom, priority, wholeFrom } from './read.ts'
+import {
+  type ScheduleFlags,
+  schedulesAdd,
+  schedulesChange,
+  schedulesList,
+  schedulesNext,
+  schedulesSwitch,
+  schedulesTrigger,
+} from './schedules.ts'
 import { start } from './start.ts'
 import { stats } from './stats.ts'
 
@@ -158,6 +167,71 @@ export function buildProgram(cli: Cli, outcome: Outcome): Command {
       ran(await deadPurge(cli, { ...filter, ...(id && { id }) })),
     )
 
+  const schedules = add(
+    'schedules',
+    'what is due when: list, add, change, pause, resume, trigger, delete, next',
+    CARE,
+    [
+      'schedules list',
+      `schedules add report '0 9 * * 1-5' --zone Europe/Berlin`,
+      'schedules next report',
+      'schedules trigger report --priority 50',
+    ],
+  )
+  schedules
+    .command('list', { isDefault: true })
+    .description('list them, with the next time and the last outcome')
+    .option('--queue <name>', 'only this queue', nameFrom('--queue'))
+    .option('--after <id>', 'only ids after this one: the next page', nameFrom('--after'))
+    .option('--limit <n>', 'this many at most', wholeFrom('--limit', 1, 1_000), 100)
+    .action(async (filter: ScheduleFilter) => ran(await schedulesList(cli, filter)))
+  scheduleFields(
+    schedules
+      .command('add')
+      .description('make one')
+      .argument('<task>', 'name of the task', nameFrom('TASK'))
+      .argument('<cron>', "when, in quotes: '*/5 * * * *', '0 30 9 * * 1-5', @hourly")
+      .argument('[json]', 'payload of every job as JSON; {} when left out')
+      .option('--id <text>', "its id; the task's name when left out", nameFrom('--id'))
+      .option('--paused', 'make it, but let it rest'),
+  ).action(async (task: string, cron: string, json: string | undefined, flags: ScheduleFlags) =>
+    ran(await schedulesAdd(cli, task, cron, json, flags)),
+  )
+  scheduleFields(
+    schedules
+      .command('change')
+      .description('change what is named, leave the rest')
+      .argument('<id>', 'which', nameFrom('ID'))
+      .option('--cron <text>', 'when, in quotes')
+      .option('--payload <json>', 'payload of every job'),
+  ).action(async (id: string, flags: ScheduleFlags) => ran(await schedulesChange(cli, id, flags)))
+  for (const [verb, about] of [
+    ['pause', 'let it rest; what is due meanwhile is left out'],
+    ['resume', 'let it go on from now'],
+    ['delete', 'delete it; its jobs stay'],
+  ] as const)
+    schedules
+      .command(verb)
+      .description(about)
+      .argument('<id>', 'which', nameFrom('ID'))
+      .action(async (id: string) => ran(await schedulesSwitch(cli, verb, id)))
+  jobFields(
+    schedules
+      .command('trigger')
+      .description('enqueue one of its jobs now; flags override its options')
+      .argument('<id>', 'which', nameFrom('ID'))
+      .argument('[json]', 'payload instead of its own')
+      .option('--queue <name>', 'queue instead of its own', nameFrom('--queue')),
+  ).action(async (id: string, json: string | undefined, flags: ScheduleFlags) =>
+    ran(await schedulesTrigger(cli, id, json, flags)),
+  )
+  schedules
+    .command('next')
+    .description('when it is due next, and what became of the last times')
+    .argument('<id>', 'which', nameFrom('ID'))
+    .option('--count <n>', 'this many of each', wholeFrom('--count', 1, 1_000), 5)
+    .action(async (id: string, flags: { count: number }) => ran(await schedulesNext(cli, id, flags)))
+
   add('cancel', 'cancel a job; a running one is told to abort', CARE, ['cancel 4711'])
     .argument('<id>', 'id of the job', jobId)
     .action(async (id: number) => ran(await cancel(cli, id)))
@@ -205,4 +279,25 @@ function deadFilter(command: Command): Command {
     .option('--task <name>', 'only this task', nameFrom('--task'))
     .option('--queue <name>', 'only this queue', nameFrom('--queue'))
     .option('--limit <n>', 'this many at most', limit, 100)
+}
+
+/** Options of the jobs that a schedule makes. */
+function jobFields(command: Command): Command {
+  return command
+    .option('--priority <n>', 'higher runs earlier, -100 to 100', priority)
+    .option('--max-attempts <n>', 'tries before it is a dead letter', maxAttempts)
+    .option('--timeout <time>', 'time that one try may take', durationFrom('--timeout', 2 ** 31 - 1))
+    .option('--group <name>', 'jobs of a group run one after the other, in order', nameFrom('--group'))
+}
+
+function scheduleFields(command: Command): Command {
+  return jobFields(command)
+    .option('--queue <name>', "queue of its jobs; the task's own when left out", nameFrom('--queue'))
+    .option('--zone <name>', 'time zone, such as Europe/Berlin; UTC when left out')
+    .option('--starts-at <moment>', 'not before this moment', momentFrom('--starts-at'))
+    .option('--ends-at <moment>', 'not from this moment on', momentFrom('--ends-at'))
+    .option('--jitter <time>', 'spread: up to so long after the due time', durationFrom('--jitter', 3_600_000))
+    .addOption(new Option('--overlap <what>', 'while the job before has not ended').choices(['allow', 'skip', 'queue']))
+    .addOption(new Option('--catch-up <what>', 'of what was missed while nobody ran').choices(['none', 'one', 'all']))
+    .option('--catch-up-window <time>', 'how far back', durationFrom('--catch-up-window', 7 * 24 * 3_600_000))
 }

@@ -1,0 +1,192 @@
+// `schedules list | add | change | pause | resume | trigger | delete | next`: what is due when, and what became of it.
+
+import type { ScheduleChange, ScheduleDefinition, ScheduleFilter, ScheduleRow, TriggerOptions } from './api.ts'
+import { type Cli, withClient } from './context.ts'
+import { readJson } from './read.ts'
+import { brief, cut, moment, plural, printTable, span } from './text.ts'
+
+/** What the command line gave for add and change. */
+export interface ScheduleFlags {
+  id?: string
+  queue?: string
+  cron?: string
+  zone?: string
+  payload?: string
+  priority?: number
+  maxAttempts?: number
+  timeout?: number
+  group?: string
+  startsAt?: Date
+  endsAt?: Date
+  jitter?: number
+  overlap?: 'allow' | 'skip' | 'queue'
+  catchUp?: 'none' | 'one' | 'all'
+  catchUpWindow?: number
+  paused?: boolean
+}
+
+export async function schedulesList(cli: Cli, filter: ScheduleFilter): Promise<void> {
+  const { terminal, program } = cli
+  const rows = await withClient(cli, 'nothing', (client) => client.schedules.list(filter))
+  if (terminal.json) return rows.forEach((row) => void terminal.record(row))
+  if (rows.length === 0) return terminal.print('There is no schedule.')
+  await printTable(
+    terminal,
+    [
+      { head: 'id' },
+      { head: 'task' },
+      { head: 'queue' },
+      { head: 'cron' },
+      { head: 'zone' },
+      { head: 'runs', align: 'right' },
+      { head: 'next (UTC)' },
+      { head: 'last' },
+    ],
+    rows.map((row) => [
+      cut(row.id, 40),
+      row.task,
+      row.queue,
+      row.cron,
+      row.timeZone,
+      String(row.runCount),
+      nextOf(cli, row),
+      lastOf(cli, row),
+    ]),
+  )
+  const more = rows.length >= (filter.limit ?? 100) ? `more: --after ${rows.at(-1)!.id}; ` : ''
+  terminal.note(terminal.style('dim', `  ${more}when is it due: ${program} schedules next ${rows[0]!.id}`))
+}
+
+export async function schedulesAdd(
+  cli: Cli,
+  task: string,
+  cron: string,
+  json: string | undefined,
+  flags: ScheduleFlags,
+): Promise<void> {
+  const definition: ScheduleDefinition = {
+    ...changeOf(flags),
+    task,
+    cron,
+    ...(flags.id !== undefined && { id: flags.id }),
+    ...(json !== undefined && { payload: readJson(json) }),
+  }
+  const row = await withClient(cli, 'schema', (client) => client.schedules.create(definition))
+  say(cli, row, `Schedule ${row.id} made; next at ${moment(row.nextAt) || 'no time'} UTC.`)
+}
+
+export async function schedulesChange(cli: Cli, id: string, flags: ScheduleFlags): Promise<void> {
+  const row = await withClient(cli, 'nothing', async (client) => {
+    const change = changeOf(flags)
+    if (change.options === undefined) return client.schedules.update(id, change)
+    // options that are not named stay as they are
+    const options = { ...(await client.schedules.get(id))?.options, ...change.options }
+    return client.schedules.update(id, { ...change, options })
+  })
+  say(cli, row, `Schedule ${row.id} changed; next at ${moment(row.nextAt) || 'no time'} UTC.`)
+}
+
+export async function schedulesSwitch(cli: Cli, verb: 'pause' | 'resume' | 'delete', id: string): Promise<void> {
+  await withClient(cli, 'nothing', (client) => client.schedules[verb](id))
+  const done = { pause: 'paused', resume: 'resumed', delete: 'deleted' }[verb]
+  say(cli, { id, [done]: true }, `Schedule ${id} ${done}.`)
+}
+
+export async function schedulesTrigger(
+  cli: Cli,
+  id: string,
+  json: string | undefined,
+  flags: ScheduleFlags,
+): Promise<void> {
+  const overrides: TriggerOptions = {
+    ...changeOf(flags).options,
+    ...(flags.queue !== undefined && { queue: flags.queue }),
+    ...(json !== undefined && { payload: readJson(json) }),
+  }
+  const job = await withClient(cli, 'nothing', (client) => client.schedules.trigger(id, overrides))
+  say(cli, { schedule: id, id: job.id }, `Enqueued job ${job.id}. See its life: ${cli.program} explain ${job.id}`)
+}
+
+export async function schedulesNext(cli: Cli, id: string, { count }: { count: number }): Promise<void> {
+  const { terminal } = cli
+  const { row, upcoming, history } = await withClient(cli, 'nothing', async ({ schedules }) => {
+    const upcoming = await schedules.upcoming(id, count)
+    return { row: (await schedules.get(id))!, upcoming, history: await schedules.history(id, { limit: count }) }
+  })
+  if (terminal.json) {
+    for (const it of upcoming) terminal.record({ kind: 'upcoming', ...it })
+    for (const it of history) terminal.record({ kind: 'decided', ...it })
+    return
+  }
+  terminal.print(`${id}: ${row.cron} in ${row.timeZone}, runs ${row.task} in queue ${row.queue}`)
+  if (row.paused) terminal.print(terminal.style('yellow', 'It is paused: none of these will run before it is resumed.'))
+  if (upcoming.length === 0) terminal.print('It is not due any more.')
+  else
+    await printTable(
+      terminal,
+      [{ head: 'due (UTC)' }, { head: `in ${row.timeZone}` }],
+      upcoming.map((it) => [moment(it.at), it.local]),
+    )
+  if (history.length === 0) return terminal.print('It has not been due yet.')
+  await printTable(
+    terminal,
+    [
+      { head: 'was due (UTC)' },
+      { head: 'late', align: 'right' },
+      { head: 'job', align: 'right' },
+      { head: 'node', align: 'right' },
+      { head: 'outcome' },
+    ],
+    history.map((it) => [
+      moment(it.scheduledAt),
+      it.manual ? 'by hand' : span(Math.max(0, it.lateMs)),
+      brief(it.jobId),
+      it.manual ? '' : String(it.node),
+      it.outcome === 'failed' ? terminal.style('red', `failed ${brief(it.error)}`) : it.outcome,
+    ]),
+  )
+  terminal.note(terminal.style('dim', `  ${plural(row.runCount, 'job')} made so far`))
+}
+
+/** The named flags as fields; those left out are left out. */
+function changeOf(flags: ScheduleFlags): ScheduleChange & { options?: Record<string, unknown> } {
+  const options = {
+    ...(flags.priority !== undefined && { priority: flags.priority }),
+    ...(flags.maxAttempts !== undefined && { maxAttempts: flags.maxAttempts }),
+    ...(flags.timeout !== undefined && { timeoutMs: flags.timeout }),
+    ...(flags.group !== undefined && { group: flags.group }),
+  }
+  return {
+    ...(flags.queue !== undefined && { queue: flags.queue }),
+    ...(flags.cron !== undefined && { cron: flags.cron }),
+    ...(flags.zone !== undefined && { timeZone: flags.zone }),
+    ...(flags.payload !== undefined && { payload: readJson(flags.payload) }),
+    ...(flags.startsAt !== undefined && { startsAt: flags.startsAt }),
+    ...(flags.endsAt !== undefined && { endsAt: flags.endsAt }),
+    ...(flags.jitter !== undefined && { jitterMs: flags.jitter }),
+    ...(flags.overlap !== undefined && { overlap: flags.overlap }),
+    ...(flags.catchUp !== undefined && { catchUp: flags.catchUp }),
+    ...(flags.catchUpWindow !== undefined && { catchUpWindowMs: flags.catchUpWindow }),
+    ...(flags.paused !== undefined && { paused: flags.paused }),
+    ...(Object.keys(options).length > 0 && { options }),
+  }
+}
+
+function say({ terminal }: Cli, record: object, text: string): void {
+  if (terminal.json) terminal.record(record)
+  else terminal.print(text)
+}
+
+function nextOf({ terminal }: Cli, row: ScheduleRow): string {
+  if (row.error !== null) return terminal.style('red', 'invalid')
+  if (row.paused) return terminal.style('yellow', 'paused')
+  return row.nextAt === null ? 'over' : moment(row.nextAt).slice(0, 19)
+}
+
+function lastOf({ terminal }: Cli, row: ScheduleRow): string {
+  if (row.error !== null) return terminal.style('red', row.error)
+  if (row.lastOutcome === 'failed') return terminal.style('red', `failed ${brief(row.lastError)}`)
+  if (row.lastOutcome === null) return ''
+  const late = row.lastLateMs === null ? '' : `, ${span(Math.max(0, row.lastLateMs))} late`
+  return `${row.lastOutcome}${row.lastJobId === null ? '' : ` job ${row.lastJobId}`}${late}`
+}

@@ -5,13 +5,13 @@ import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { after, test } from 'node:test'
 import pg from 'pg'
-import { systemClock } from '../engine/base/clock.ts'
 import { type ClientOptions, createClient, type EngineOptions } from '../engine/engine.ts'
 import type { Client } from '../engine/index.ts'
 import { type OwnServer, openOwnServer, openTestDatabase, type TestDatabase } from './support/database.ts'
 import { type EngineProcess, endAll, startEngine } from './support/engine-process.ts'
 import { History } from './support/history.ts'
 import { openStore } from './support/store.ts'
+import { until } from './support/until.ts'
 
 const TASKS = new URL('./tasks/witness.js', import.meta.url).href
 const MINUTE = 60_000
@@ -79,21 +79,6 @@ async function withServer(run: (bundle: Bundle, server: OwnServer) => Promise<vo
     await bundle.close()
     await server.close()
   }
-}
-
-/** Asks again and again; an error counts as no. */
-async function until(what: string, isTrue: () => boolean | Promise<boolean>, everyMs = 20): Promise<void> {
-  const untilMs = systemClock.steadyMs() + MINUTE
-  let last: unknown = null
-  while (systemClock.steadyMs() < untilMs) {
-    try {
-      if (await isTrue()) return
-    } catch (error) {
-      last = error
-    }
-    await systemClock.sleep(everyMs)
-  }
-  throw new Error(`waited ${MINUTE} ms until ${what}${last === null ? '' : `: ${last}`}`)
 }
 
 const JOBS = 10_000
@@ -239,6 +224,44 @@ test(
       )
       assert.deepEqual([...pids], [frozen.pid])
       await frozen.stop()
+    }),
+)
+
+test(
+  'a job that kills its process is a dead letter after three holders; those who were claimed with it complete',
+  {
+    timeout: 3 * MINUTE,
+  },
+  () =>
+    withBundle(async (bundle) => {
+      const { client, history, query } = bundle
+      const payloads = Array.from({ length: 300 }, () => SPIN)
+      history.acknowledgeMany(await client.enqueueMany('witness', payloads))
+      const killer = await client.enqueue('killer', null)
+      history.acknowledge(killer.id, { end: 'failed' })
+      history.acknowledgeMany(await client.enqueueMany('witness', payloads))
+      let starts = 0
+      let engine: EngineProcess
+      for (;;) {
+        assert.ok(++starts < 10, 'the engine was killed nine times')
+        engine = bundle.engine()
+        const survived = await Promise.race([engine.ended.then(() => false), bundle.empty().then(() => true)])
+        if (survived) break
+        assert.equal((await engine.ended).signal, 'SIGKILL')
+      }
+      assert.equal(starts, 4, 'three holders died with it')
+      const [letter] = await client.console.dead.list({ id: killer.id })
+      assert.equal(letter?.code, 'POISON')
+      const attempts = await query('select attempt, outcome from millrace.attempts where job_id = $1 order by run', [
+        killer.id,
+      ])
+      assert.deepEqual(
+        attempts,
+        [1, 2, 3].map(() => ({ attempt: 1, outcome: 'lost' })),
+      )
+      const verdict = await history.check(query)
+      assert.equal(verdict.dead, 1, 'nobody else is dead')
+      await engine.stop()
     }),
 )
 

@@ -1,7 +1,7 @@
 // Tasks that write down what they do in a file of the test, one line at a time, so that what a process did is known
 // although it was killed. Lines: `s <job> <run> <attempt> <pid> <ms>` at the start, `e ...` at the end.
 
-import { openSync, writeSync } from 'node:fs'
+import { existsSync, openSync, writeSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { systemClock } from '../../engine/base/clock.ts'
 import { defineTask, type TaskContext } from '../../engine/base/task.ts'
@@ -66,5 +66,14 @@ export const forever = defineTask({
   run: (_payload: unknown, ctx: TaskContext) => {
     note('s', ctx)
     for (;;);
+  },
+})
+
+/** Fails as long as the file that it is given exists. */
+export const obstructed = defineTask({
+  name: 'obstructed',
+  run: (path: string) => {
+    if (existsSync(path)) throw new Error(`${path} is in the way`)
+    return 'through'
   },
 })

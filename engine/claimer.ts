@@ -149,7 +149,7 @@ export class Claimer {
     this.#claimingAs = nodeId
     const chunks = await this.#needs.store.claim({
       nodeId,
-      queueIds: this.#queueIds,
+      queueIds: this.#inTurn(),
       taskIds: this.#taskIds,
       jobsMax: wanted,
       bytesMax: this.#settings.claimBytesMax,
@@ -171,6 +171,14 @@ export class Claimer {
     // less than was asked for: nothing is left, unless the bytes were the limit
     if (jobs >= wanted || bytes * 2 >= this.#settings.claimBytesMax) this.#fresh = true
     this.#needs.arrive(chunks, nodeId)
+  }
+
+  /** Queues that the user listed are asked in his order; otherwise each begins in turn, so that none starves another. */
+  #inTurn(): readonly number[] {
+    const ids = this.#queueIds
+    if (this.#settings.queues !== null || ids.length < 2) return ids
+    const first = this.counts.claims % ids.length
+    return [...ids.slice(first), ...ids.slice(0, first)]
   }
 
   async #promote(): Promise<void> {

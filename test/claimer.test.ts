@@ -1,0 +1,184 @@
+// When the claimer asks, and when it leaves PostgreSQL alone. A fake store and a clock that stands still: pure unit level.
+
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { nextTurn } from '../engine/base/clock.ts'
+import { EngineError } from '../engine/base/errors.ts'
+import { silentLog } from '../engine/base/log.ts'
+import { Claimer, type ClaimerNeeds, type ClaimerSettings } from '../engine/claimer.ts'
+import type { ClaimedChunk, ClaimRequest } from '../engine/store/types.ts'
+import { ManualClock } from './support/manual-clock.ts'
+
+const SETTINGS: ClaimerSettings = {
+  queues: null,
+  onlyGroup: null,
+  claimUnknown: false,
+  claimJobsMax: 1_000,
+  claimBytesMax: 1_000_000,
+  pollMs: 500,
+  pollMaxMs: 5_000,
+}
+
+function bundle(settings: Partial<ClaimerSettings> = {}) {
+  const clock = new ManualClock()
+  const world = {
+    clock,
+    queues: [1],
+    wanted: 10,
+    ready: 0,
+    nextInMs: null as number | null,
+    failure: null as Error | null,
+    claims: [] as ClaimRequest[],
+    promotions: 0,
+    arrived: 0,
+    fenced: 0,
+  }
+  const needs: ClaimerNeeds = {
+    clock,
+    log: silentLog,
+    store: {
+      async claim(request) {
+        world.claims.push(request)
+        if (world.failure) throw world.failure
+        const count = Math.min(request.jobsMax, world.ready)
+        world.ready -= count
+        return count === 0 ? [] : [{ count, payloads: '1' } as ClaimedChunk]
+      },
+      async promote() {
+        world.promotions++
+        return { moved: 0, queues: [], nextInMs: world.nextInMs }
+      },
+      allQueues: async () => world.queues.map((id) => ({ id, name: `q${id}`, paused: false })),
+      queueIds: async (names) => names.map((_, at) => at + 1),
+      taskIds: async () => [7],
+    },
+    nodeId: () => 1,
+    taskNames: () => ['noop'],
+    wanted: () => world.wanted,
+    arrive: (chunks) => {
+      for (const chunk of chunks) world.arrived += chunk.count
+    },
+    onFenced: () => void world.fenced++,
+  }
+  const claimer = new Claimer(needs, { ...SETTINGS, ...settings })
+  const settle = async () => {
+    for (let turn = 0; turn < 20; turn++) await nextTurn()
+  }
+  const stop = async () => {
+    const stopped = claimer.stop()
+    clock.advance(60_000)
+    await stopped
+  }
+  return { world, claimer, clock, settle, stop }
+}
+
+test('without any queue it polls calmly and lets others run', async () => {
+  const { world, claimer, clock, settle, stop } = bundle()
+  world.queues = []
+  claimer.start()
+  await settle() // never returns when the claimer spins in microtasks
+  assert.equal(world.claims.length, 0)
+  assert.ok(world.promotions <= 2)
+  world.queues = [5]
+  world.ready = 3
+  claimer.ready([5])
+  await settle()
+  assert.equal(world.arrived, 3, 'a queue that is heard of is learned at once')
+  clock.advance(1)
+  await stop()
+})
+
+test('it asks again only when it got all that it asked for', async () => {
+  const { world, claimer, settle, stop } = bundle()
+  world.ready = 25
+  claimer.start()
+  await settle()
+  assert.deepEqual(
+    world.claims.map((claim) => claim.jobsMax),
+    [10, 10, 10],
+  )
+  assert.equal(world.arrived, 25)
+  await stop()
+})
+
+test('a notification, room, and a due time wake it; polls come ever more rarely while nothing comes', async () => {
+  const { world, claimer, clock, settle, stop } = bundle()
+  claimer.start()
+  await settle()
+  const asked = () => world.claims.length
+  const before = asked()
+  claimer.room()
+  await settle()
+  assert.equal(asked(), before, 'room alone asks nothing where nothing was')
+  world.ready = 1
+  claimer.ready([1])
+  await settle()
+  assert.equal(world.arrived, 1)
+  const promotions = world.promotions
+  claimer.dueIn(40)
+  clock.advance(40)
+  await settle()
+  assert.ok(world.promotions > promotions)
+  const gaps: number[] = []
+  for (let waited = 0, last = asked(); waited < 60_000; waited += 100) {
+    clock.advance(100)
+    await nextTurn()
+    await nextTurn()
+    await nextTurn()
+    if (asked() > last) {
+      gaps.push(waited)
+      last = asked()
+    }
+  }
+  const spans = gaps.slice(1).map((at, index) => at - gaps[index]!)
+  assert.ok(spans.at(-1)! >= 4_000, `the last polls are far apart: ${spans.join(' ')}`)
+  assert.ok(Math.max(...spans) <= 6_100, 'and never farther than pollMaxMs and its spread')
+  await stop()
+})
+
+test('wanting nothing asks nothing', async () => {
+  const { world, claimer, clock, settle, stop } = bundle()
+  world.wanted = 0
+  world.ready = 5
+  claimer.start()
+  await settle()
+  clock.advance(10_000)
+  await settle()
+  assert.equal(world.claims.length, 0)
+  world.wanted = 5
+  claimer.room()
+  await settle()
+  assert.equal(world.arrived, 5)
+  await stop()
+})
+
+test('unlisted queues begin in turn, so that a full one starves no other; listed ones keep their order', async () => {
+  for (const queues of [null, ['a', 'b', 'c']]) {
+    const { world, claimer, settle, stop } = bundle({ queues })
+    world.queues = [1, 2, 3]
+    world.ready = 40
+    claimer.start()
+    await settle()
+    const firsts = world.claims.slice(0, 3).map((claim) => claim.queueIds[0])
+    assert.deepEqual(firsts, queues ? [1, 1, 1] : [1, 2, 3])
+    await stop()
+  }
+})
+
+test('a failure is tried again after a pause, a fence is told', async () => {
+  const { world, claimer, clock, settle, stop } = bundle()
+  world.failure = new EngineError('STORE_UNREACHABLE', 'gone')
+  claimer.start()
+  await settle()
+  assert.equal(world.claims.length, 1, 'no storm')
+  world.failure = new EngineError('NODE_FENCED', 'dead')
+  clock.advance(5_000)
+  await settle()
+  assert.equal(world.fenced, 1)
+  world.failure = null
+  world.ready = 2
+  clock.advance(5_000)
+  await settle()
+  assert.equal(world.arrived, 2)
+  await stop()
+})

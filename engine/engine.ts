@@ -35,8 +35,8 @@ import { openConsole } from './console.ts'
 import { Enqueuer } from './enqueuer.ts'
 import { Node } from './node.ts'
 import { openSchedules } from './schedule-verbs.ts'
-import { Schedules } from './schedules.ts'
 import { Scheduler } from './scheduler/scheduler.ts'
+import { Schedules } from './schedules.ts'
 import { backoffMs } from './store/connection.ts'
 import { type EmbeddedServer, openEmbedded } from './store/embedded.ts'
 import { Listener } from './store/listener.ts'
@@ -418,6 +418,7 @@ class MillraceEngine extends Base {
         store.markRunning(
           jobs.map(({ chunk, jobId }) => ({ leaseId: chunk.leaseId, jobId, run: chunk.run, lane: -1 })),
         ),
+      settled: () => this.#syncer.flush(),
       onRoom: () => this.#claimer.room(),
       onShutdown: (reason) => this.#stopItself(reason),
       onJobLog: (chunk, jobId, bytes, start, end) => this.#jobLog(chunk.task, jobId, bytes, start, end),

@@ -3,6 +3,7 @@
 
 import type { TaskInfo } from '../../threads/lanes.ts'
 import type { Clock } from '../base/clock.ts'
+import { RESCUES_MAX } from '../base/limits.ts'
 import { NO_SLOT, Slots } from '../orchestrator/slots.ts'
 import { EVENT, NO_STATE, nextCode, STATE } from '../orchestrator/states.ts'
 import type { ClaimedChunk } from '../store/types.ts'
@@ -84,17 +85,16 @@ export class HeldJobs {
       (span) => this.#expire(span),
       (holding, from, to) => this.#wait(holding, from, to, to - from),
     )
-    this.suspects = new Suspects(
-      this.slots,
-      needs.lanes.count,
-      (jobs) => needs.markRunning(jobs),
-      onChange,
-      (slot, error) => {
+    this.suspects = new Suspects(this.slots, needs.lanes.count, needs.settings.rescuesMax ?? RESCUES_MAX, {
+      mark: (jobs) => needs.markRunning(jobs),
+      settled: async () => needs.settled?.(),
+      onMarked: onChange,
+      onRefused: (slot, error) => {
         needs.log.warn({ jobId: this.slots.id[slot], error }, 'suspect.not_marked')
         this.now.renew()
         this.releaseOne(slot)
       },
-    )
+    })
   }
 
   get held(): number {

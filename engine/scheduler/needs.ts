@@ -18,7 +18,8 @@ type SchedulerSettings = Pick<
   | 'orchestratorHeartbeatMs'
   | 'missedHeartbeatsMax'
   | 'defaultTimeoutMs'
->
+> &
+  Partial<Pick<Settings, 'rescuesMax'>>
 
 export interface SchedulerNeeds {
   readonly clock: Clock
@@ -32,6 +33,8 @@ export interface SchedulerNeeds {
   readonly occurrences?: Occurrences
   /** A durable note that these jobs are about to run, for jobs that were held by somebody who died. */
   markRunning(jobs: readonly MarkedJob[]): Promise<void>
+  /** Resolves when every outcome that was handed over before is written. */
+  settled?(): Promise<void>
   /** wanted() has grown from nothing, or by a lot: a good moment to claim. */
   onRoom(): void
   /** The message `shutdown` came, or the loop cannot go on: stop the engine. */

@@ -1,6 +1,7 @@
 // Jobs whose holder died with them: any of them may be what killed it. They run one at a time per lane, alone on it, and
 // only after a durable note that they are about to run. When the process dies again, the note says whom to suspect, and
-// nobody else is blamed.
+// nobody else is blamed. One for whom that would be the end (another dead holder makes it a dead letter) runs as the only
+// suspect of this node, from before its note until its outcome is written: it dies for nobody else.
 
 import { NO_SLOT, type Slots } from '../orchestrator/slots.ts'
 import { Heap } from './heap.ts'
@@ -13,29 +14,32 @@ export interface Cleared {
   readonly generation: number
 }
 
+export interface SuspectsNeeds {
+  /** Writes the notes. Rejects: none of these may run. */
+  mark(jobs: readonly MarkedJob[]): Promise<void>
+  /** Resolves when every outcome that was handed over before is written. */
+  settled(): Promise<void>
+  onMarked(): void
+  onRefused(slot: number, error: unknown): void
+}
+
 export class Suspects {
   /** Noted, and may be fed. The dispatcher takes from the front. */
   readonly ready: Cleared[] = []
   readonly #waiting = new Heap<Span>(spanBefore)
   readonly #slots: Slots<Holding>
   readonly #lanes: number
-  readonly #mark: (jobs: readonly MarkedJob[]) => Promise<void>
-  readonly #onMarked: () => void
-  readonly #onRefused: (slot: number, error: unknown) => void
+  readonly #rescuesMax: number
+  readonly #needs: SuspectsNeeds
+  /** The only suspect that may run now. */
+  #last: Cleared | null = null
   #marking = 0
 
-  constructor(
-    slots: Slots<Holding>,
-    lanes: number,
-    mark: (jobs: readonly MarkedJob[]) => Promise<void>,
-    onMarked: () => void,
-    onRefused: (slot: number, error: unknown) => void,
-  ) {
+  constructor(slots: Slots<Holding>, lanes: number, rescuesMax: number, needs: SuspectsNeeds) {
     this.#slots = slots
     this.#lanes = lanes
-    this.#mark = mark
-    this.#onMarked = onMarked
-    this.#onRefused = onRefused
+    this.#rescuesMax = rescuesMax
+    this.#needs = needs
   }
 
   get isEmpty(): boolean {
@@ -48,15 +52,23 @@ export class Suspects {
 
   /** Asks for notes for as many as lanes could take; `alone` of them run already. */
   step(alone: number): void {
-    let room = this.#lanes - this.#marking - this.ready.length - alone
-    if (room <= 0 || this.#waiting.size === 0) return
+    const table = this.#slots
+    if (this.#last !== null && table.isCurrent(this.#last.slot, this.#last.generation)) return
+    const busy = this.#marking + this.ready.length + alone
+    let room = this.#lanes - busy
+    if (room <= 0) return
+    const wasLast = this.#last !== null
     const taken: Cleared[] = []
     for (; room > 0; room--) {
+      const isLast = this.#isLastChance()
+      if (isLast && (busy > 0 || taken.length > 0)) break
       const slot = this.#take()
       if (slot === NO_SLOT) break
-      taken.push({ slot, generation: this.#slots.generation[slot]! })
+      taken.push({ slot, generation: table.generation[slot]! })
+      this.#last = isLast ? taken[0]! : null
+      if (isLast) break
     }
-    if (taken.length > 0) this.#note(taken)
+    if (taken.length > 0) this.#note(taken, wasLast || this.#last !== null)
   }
 
   /** Takes out everything that is not being noted just now. */
@@ -71,33 +83,46 @@ export class Suspects {
     return spans
   }
 
-  #note(taken: readonly Cleared[]): void {
+  #note(taken: readonly Cleared[], settleFirst: boolean): void {
     const table = this.#slots
-    const jobs = taken.map(({ slot }) => ({ chunk: table.ref[slot]!.chunk, jobId: table.id[slot]! }))
     const living = () => taken.filter(({ slot, generation }) => table.isCurrent(slot, generation))
+    const mark = () => {
+      const jobs = living().map(({ slot }) => ({ chunk: table.ref[slot]!.chunk, jobId: table.id[slot]! }))
+      return jobs.length === 0 ? undefined : this.#needs.mark(jobs)
+    }
     this.#marking += taken.length
-    this.#mark(jobs).then(
+    ;(settleFirst ? this.#needs.settled().then(mark) : Promise.resolve(mark())).then(
       () => {
         this.#marking -= taken.length
         this.ready.push(...living())
-        this.#onMarked()
+        this.#needs.onMarked()
       },
       (error: unknown) => {
         this.#marking -= taken.length
-        for (const { slot } of living()) this.#onRefused(slot, error)
-        this.#onMarked()
+        for (const { slot } of living()) this.#needs.onRefused(slot, error)
+        this.#needs.onMarked()
       },
     )
   }
 
-  #take(): number {
+  /** The next in line is a dead letter when its holder dies once more. */
+  #isLastChance(): boolean {
+    this.#skipGone()
+    const span = this.#waiting.peek()
+    return span !== undefined && span.holding.chunk.rescues + 1 >= this.#rescuesMax
+  }
+
+  #skipGone(): void {
     for (let span = this.#waiting.peek(); span !== undefined; span = this.#waiting.peek()) {
-      while (span.from < span.to) {
-        const slot = span.holding.slotAt(span.from++)
-        if (slot !== GONE) return slot
-      }
+      while (span.from < span.to && span.holding.slotAt(span.from) === GONE) span.from++
+      if (span.from < span.to) return
       this.#waiting.shift()
     }
-    return NO_SLOT
+  }
+
+  #take(): number {
+    this.#skipGone()
+    const span = this.#waiting.peek()
+    return span === undefined ? NO_SLOT : span.holding.slotAt(span.from++)
   }
 }

@@ -120,7 +120,8 @@ test('clocks, timers, chance, output and the process are used in their homes onl
       }
     }
     for (const path of Object.keys(exceptions))
-      if (!needed.has(`${what} in ${path}`)) faults.push(`the exception for ${what} in ${path} is not needed any more`)
+      if (!needed.has(`${what} in ${path}`) && engine.some((source) => source.path === path))
+        faults.push(`the exception for ${what} in ${path} is not needed any more`)
   }
   none(faults)
 })

@@ -37,7 +37,7 @@ export function repositoryFiles(): string[] {
         stdio: ['ignore', 'pipe', 'ignore'],
       })
         .split('\n')
-        .filter((path) => path !== '' && existsSync(join(ROOT, path)))
+        .filter((path) => path !== '' && statSync(join(ROOT, path), { throwIfNoEntry: false })?.isFile())
     } catch {
       // no git, or a checkout that belongs to somebody else
     }

@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { threadId } from 'node:worker_threads'
 import { systemClock } from '../engine/base/clock.ts'
+import { defineTask, type TaskContext } from '../engine/base/task.ts'
 import { LANE_JOBS_MAX } from '../threads/layout.ts'
 import { ManualClock } from './support/manual-clock.ts'
 import { BEHAVED, PoolHarness, writeModules } from './support/pool-harness.ts'
@@ -629,7 +632,7 @@ test('tasks are found in default exports, named exports and arrays, with their d
     heartbeatMs: 50,
     concurrency: 4,
     retry: { kind: 'none' },
-    inline: true,
+    inline: false, // what a file exports runs in threads, whatever it says
   })
   assert.deepEqual(h.catalog.broken, [{ file: two, message: `task "n" is already exported by ${one}` }])
   await h.stop()
@@ -729,6 +732,128 @@ test(
     assert.deepEqual(h.logged, [])
   }),
 )
+
+// Inline tasks.
+
+const inlineTasks = () => {
+  let running = 0
+  return [
+    defineTask({ name: 'here', inline: true, run: (payload: unknown) => ({ payload, threadId }) }),
+    defineTask({
+      name: 'overlap',
+      inline: true,
+      concurrency: 2,
+      run: async (ms: number) => {
+        running++
+        const most = running
+        await sleep(ms)
+        running--
+        return most
+      },
+    }),
+    defineTask({
+      name: 'fails',
+      inline: true,
+      run: (what: string) => {
+        if (what === 'result') return 1n
+        throw new TypeError('no')
+      },
+    }),
+    defineTask({
+      name: 'obeys',
+      inline: true,
+      concurrency: 2,
+      run: async (_payload: unknown, { signal, log, progress, heartbeat }: TaskContext) => {
+        log.info({ n: 1 }, 'waiting')
+        progress(1)
+        progress(2)
+        heartbeat()
+        if (!signal.aborted) await once(signal, 'abort')
+        return signal.reason.code
+      },
+    }),
+    defineTask({ name: 'sleeps', inline: true, run: (ms: number) => sleep(ms) }),
+  ]
+}
+
+test('inline tasks run on the main thread, in order, and report as others do', async () => {
+  const h = await new PoolHarness({ inline: inlineTasks() }).start()
+  const info = h.catalog.tasks.find(({ name }) => name === 'here')!
+  assert.deepEqual([info.inline, info.concurrency], [true, 1])
+  h.feed('here', numbers(100), 0)
+  h.feed('echo', numbers(100), 100)
+  h.feed('fails', ['throw', 'result'], 200)
+  assert.equal(h.pool.outstanding(0), 202)
+  await h.until(() => h.pool.outstanding(0) === 0)
+  for (let slot = 0; slot < 100; slot++) {
+    assert.deepEqual(h.told.get(slot)!.result, { payload: slot, threadId })
+    assert.deepEqual(h.told.get(slot)!.events, ['started', 'completed'])
+  }
+  assert.deepEqual(
+    h.startOrder.filter((slot) => slot < 100 || slot >= 200),
+    [...numbers(100), 200, 201],
+  )
+  assert.deepEqual([h.told.get(200)!.error!.type, h.told.get(200)!.retryable], ['TypeError', true])
+  assert.equal(h.told.get(201)!.error!.code, 'RESULT_INVALID')
+  h.feedTexts('here', ['{'], 300)
+  await h.until(() => h.isOver(300))
+  assert.equal(h.told.get(300)!.error!.code, 'INVALID_PAYLOAD')
+  await h.stop()
+})
+
+test('inline jobs overlap up to their concurrency, can be taken back, aborted and heard, and ring the bell', async () => {
+  const h = await new PoolHarness({ inline: inlineTasks() }).start()
+  h.feed('overlap', [10, 10, 10, 10], 0)
+  await h.until(() => h.pool.outstanding(0) === 0)
+  assert.equal(Math.max(...numbers(4).map((slot) => h.told.get(slot)!.result as number)), 2)
+  h.feed('obeys', [null, null, null, null], 10)
+  await h.until(() => h.told.get(11)?.events.includes('heartbeat') === true)
+  assert.equal(h.pool.taken(0), 2)
+  assert.deepEqual(h.pool.revoke(0), [12, 13])
+  assert.equal(h.pool.isOpen(0), true)
+  h.feed('obeys', [null], 12)
+  h.pool.abort(0, 12, 13, 'stopping')
+  h.pool.drain(h, 100)
+  assert.equal(h.pool.armDoorbell(), true)
+  h.pool.abort(0, 10, 11, 'timeout')
+  h.pool.abort(0, 11, 12, 'cancelled')
+  await h.wait(() => h.bells > 0)
+  await h.until(() => h.pool.outstanding(0) === 0)
+  const told = h.told.get(10)!
+  assert.deepEqual([told.result, told.progress, told.logs.length], ['TASK_TIMED_OUT', [2], 1])
+  assert.equal(h.told.get(11)!.result, 'TASK_CANCELLED')
+  assert.equal(h.told.get(12)!.error!.code, 'STOPPING')
+  await h.stop()
+})
+
+test('when a thread dies, inline jobs of its place end and are no part of the loss', async () => {
+  const h = await new PoolHarness({ inline: inlineTasks() }).start()
+  h.feed('sleeps', [100, 0], 0)
+  h.feed('spins', [null], 2)
+  await h.until(() => h.told.has(0) && h.told.has(2))
+  h.pool.kill(0, 'TASK_TIMED_OUT', 'for a test')
+  await h.until(() => h.lost.length === 1)
+  assert.deepEqual([h.isOver(0), h.isOver(1), h.lost[0]!.notTaken], [true, false, [1]])
+  await h.until(() => h.pool.isOpen(0))
+  assert.equal(((await h.run('here', 7, 9)).result as { payload: number }).payload, 7)
+  await h.stop()
+})
+
+test('stop waits for inline jobs until its deadline, and tells of those that did not end', async () => {
+  const h = await new PoolHarness({ inline: inlineTasks(), modules: [] }).start()
+  h.feed('sleeps', [30, 0], 0)
+  await h.until(() => h.told.has(0))
+  await h.stop()
+  await h.until(() => h.lost.length === 1)
+  assert.deepEqual([h.isOver(0), h.lost[0]!.notTaken], [true, [1]])
+
+  const late = await new PoolHarness({ inline: inlineTasks(), modules: [] }).start()
+  late.feed('obeys', [null], 0)
+  await late.until(() => late.told.has(0))
+  await late.stop(20)
+  await late.until(() => late.lost.length === 1)
+  assert.deepEqual([late.lost[0]!.notTaken, late.isOver(0), late.pool.hasReports()], [[], false, false])
+})
 
 // Replacing and stopping.
 

@@ -34,9 +34,6 @@ const BODY_BYTES = 24
 /** Texts beyond this share of the ring go by the bulk port, so that a few of them do not fill it. */
 const BULK_SHARE = 1 / 8
 
-export const PROGRESS_BYTES_MAX = 16 * 1024
-export const LOG_BYTES_MAX = 8 * 1024
-
 /** How long a thread waits for room in its ring before it looks, and rings the bell, again. */
 const ROOM_WAIT_MS = 100
 

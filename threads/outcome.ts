@@ -1,9 +1,11 @@
 // What becomes of a handler's end: a result as JSON text, or an error as JSON text and the word whether to retry.
 // Handlers may return and throw anything; nothing here throws anything but an EngineError with a code of the table.
 
-import { EngineError, ERROR_CODES, type ErrorCode } from '../engine/base/errors.ts'
+import { EngineError, ERROR_CODES, type ErrorCode, messageOf } from '../engine/base/errors.ts'
 import { JSON_DEPTH_MAX } from '../engine/base/limits.ts'
 
+const PROGRESS_BYTES_MAX = 16 * 1024
+const LOG_BYTES_MAX = 8 * 1024
 const STACK_BYTES_MAX = 4 * 1024
 const MESSAGE_BYTES_MAX = 8 * 1024
 const NAME_CHARS_MAX = 200
@@ -95,6 +97,26 @@ export function errorText(thrown: unknown, fallback: ErrorCode = 'TASK_THREW', i
   return { text: JSON.stringify(error), retryable: retry !== false && ERROR_CODES[code].retry }
 }
 
+/**
+ * A progress value as JSON text.
+ * @throws EngineError VALIDATION, to the handler, when it is not JSON or too large.
+ */
+export function progressText(value: unknown): string {
+  try {
+    return resultText(value, PROGRESS_BYTES_MAX)
+  } catch (error) {
+    throw new EngineError('VALIDATION', `progress: ${messageOf(error)}`)
+  }
+}
+
+/** A log line as JSON text within its bound; facts that cannot be printed or are too long give way to a note. */
+export function logText(level: string, facts: Record<string, unknown>, event: string): string {
+  const text = jsonOf({ level, event, facts })
+  if (text !== undefined && (text.length * 3 <= LOG_BYTES_MAX || Buffer.byteLength(text) <= LOG_BYTES_MAX)) return text
+  const note = text === undefined ? 'not JSON' : `${Buffer.byteLength(text)} bytes`
+  return JSON.stringify({ level, event: String(event).slice(0, 1_000), facts: { factsDropped: note } })
+}
+
 /** An error of ours about a job: it has no stack, because our own lines tell nobody anything. */
 export function plainError(code: ErrorCode, message: string, details: Record<string, unknown> = {}): EngineError {
   const error = new EngineError(code, message, details)
@@ -144,6 +166,14 @@ function holdsZero(text: string): boolean {
     if (!isEscaped(text, at)) return true
   }
   return false
+}
+
+function jsonOf(value: unknown): string | undefined {
+  try {
+    return JSON.stringify(value)
+  } catch {
+    return undefined
+  }
 }
 
 function kindOf(value: unknown): string {

@@ -13,9 +13,12 @@ import type { Clock, Timer } from '../engine/base/clock.ts'
 import { EngineError, type ErrorCode, invariant, messageOf } from '../engine/base/errors.ts'
 import type { Deadline } from '../engine/base/lifecycle.ts'
 import type { Log } from '../engine/base/log.ts'
+import type { TaskDefinition } from '../engine/base/task.ts'
+import { InlineLane } from './inline-lane.ts'
 import { type Cause, Lane } from './lane.ts'
-import type { AbortReason, Catalog, FeedPiece, LaneLost, Lanes, ReportSink } from './lanes.ts'
+import type { AbortReason, Catalog, FeedPiece, LaneLost, Lanes, ReportSink, TaskInfo } from './lanes.ts'
 import { ASLEEP, CONTROL_BYTES, LOAD_STEP, LOADING_FILE, RING_BYTES_DEFAULT, THREAD_ID } from './layout.ts'
+import { describeTask } from './load.ts'
 import type { LaneArgs, ToMain } from './messages.ts'
 
 export interface ThreadPoolOptions {
@@ -23,6 +26,8 @@ export interface ThreadPoolOptions {
   threads: number
   /** URLs (file://...) of the files that export tasks. */
   modules: readonly string[]
+  /** Tasks whose handlers run on the main thread; they go before tasks of the same name in files. Default: none. */
+  inline?: readonly TaskDefinition<string, never, unknown>[]
   /** Bytes of one lane's ring, a power of two. Default 1 MiB. */
   ringBytes?: number
   /** Limit of a thread's old heap in MiB. Default: Node's own. */
@@ -43,18 +48,25 @@ export interface ThreadPoolOptions {
   onOpen: (lane: number) => void
 }
 
+/** Stands for the file of a task that was handed over as a definition. */
+const INLINE_FILE = 'inline'
+
 /** Starts of one lane, in a row and without a finished job, after which it is given up. */
 const FAILED_STARTS_MAX = 8
 /** A thread that lived longer before it died idle did not fail to start. */
 const SHORT_LIFE_MS = 60_000
 /** What the end of the threads may take, also when the deadline has passed: JavaScript ends in a few. */
 const END_MS_MIN = 1_000
+/** How long the loss of a thread waits for inline jobs of its place. */
+const INLINE_GRACE_MS = 5_000
 const BACKOFF_FIRST_MS = 50
 const BACKOFF_MAX_MS = 10_000
 
 /** What a place keeps over the lives of its threads. */
 interface Place {
   lane: Lane
+  /** Runs what is fed to this place of inline tasks; to others both are one lane. */
+  readonly inline: InlineLane
   failedStarts: number
   openedSteadyMs: number
   /** Ends the wait for a start that takes too long, or before the next start. */
@@ -79,6 +91,7 @@ export class ThreadPool implements Lanes {
   readonly #broken = new Map<string, string>()
   readonly #skip: number[] = []
   readonly #workers = new Set<Worker>()
+  readonly #inline: ReadonlyMap<string, TaskDefinition>
   #piscina: Piscina | null = null
   #catalog: Catalog | null = null
   #phase: 'new' | 'starting' | 'up' | 'stopping' | 'stopped' = 'new'
@@ -90,6 +103,8 @@ export class ThreadPool implements Lanes {
 
   constructor(options: ThreadPoolOptions) {
     this.#options = options
+    // A handler gets whatever JSON was enqueued for it: its own type of payload is its own business.
+    this.#inline = new Map((options.inline ?? []).map((task) => [task.name, task as TaskDefinition]))
   }
 
   get count(): number {
@@ -124,6 +139,7 @@ export class ThreadPool implements Lanes {
     for (let number = 0; number < threads; number++) {
       this.#places.push({
         lane: this.#begin(number),
+        inline: this.#inlineLane(number),
         failedStarts: 0,
         openedSteadyMs: 0,
         timer: null,
@@ -151,17 +167,19 @@ export class ThreadPool implements Lanes {
       for (const place of this.#places) {
         place.timer?.cancel()
         place.timer = null
+        place.inline.freeze()
         if (isLoaded(place.lane)) place.lane.send({ kind: 'end' })
       }
-      await this.#until(deadline, () => this.#places.every(({ lane }) => !isLoaded(lane) || lane.isEnded))
-      for (const { lane } of this.#places) {
+      const isQuiet = ({ lane, inline }: Place) => (!isLoaded(lane) || lane.isEnded) && !inline.isRunning
+      await this.#until(deadline, () => this.#places.every(isQuiet))
+      for (const { lane, inline } of this.#places) {
+        inline.forget()
         if (lane.phase === 'starting') this.#endStarting(lane)
         else if (isLoaded(lane)) this.#kill(lane, { code: 'STOPPING', message: 'the engine stopped' }, lane.isEnded)
       }
       await this.#endThreads(piscina, deadline)
       for (const place of this.#places) {
-        const { lane } = place
-        if (lane.phase === 'dead' && lane.outstanding === 0 && !lane.hasReports()) this.#settle(place)
+        if (canSettle(place) && outstandingOf(place) === 0 && !hasReports(place)) this.#settle(place)
       }
     }
     this.#phase = 'stopped'
@@ -172,44 +190,51 @@ export class ThreadPool implements Lanes {
   // Lanes.
 
   isOpen(lane: number): boolean {
-    return this.#at(lane).phase === 'open'
+    return this.#at(lane).lane.phase === 'open'
   }
 
-  feed(lane: number, piece: FeedPiece): void {
-    this.#at(lane).feed(piece)
+  feed(number: number, piece: FeedPiece): void {
+    const { lane, inline } = this.#at(number)
+    if (inline.runs(piece.task) && lane.phase === 'open') inline.feed(piece)
+    else lane.feed(piece)
   }
 
   outstanding(lane: number): number {
-    return this.#at(lane).outstanding
+    return outstandingOf(this.#at(lane))
   }
 
   taken(lane: number): number {
-    return this.#at(lane).taken
+    const place = this.#at(lane)
+    return place.lane.taken + place.inline.taken
   }
 
   revoke(number: number): number[] {
-    const lane = this.#at(number)
+    const place = this.#at(number)
+    const { lane, inline } = place
     if (!isLoaded(lane)) return []
     const slots = lane.takeBack()
     if (slots.length > 0) {
       if (lane.phase === 'open') lane.phase = 'revoked'
       lane.send({ kind: 'revoke' })
-      if (lane.phase === 'retiring' && lane.outstanding === 0) this.#replace(this.#places[number]!)
     }
+    if (inline.outstanding > 0) slots.push(...inline.takeBack())
+    if (lane.phase === 'retiring' && outstandingOf(place) === 0) this.#replace(place)
     return slots
   }
 
-  abort(lane: number, slot: number, generation: number, reason: AbortReason): void {
-    if (isLoaded(this.#at(lane))) this.#at(lane).abort(slot, generation, reason)
+  abort(number: number, slot: number, generation: number, reason: AbortReason): void {
+    const { lane, inline } = this.#at(number)
+    if (this.#inline.size > 0) inline.abort(slot, generation, reason)
+    if (isLoaded(lane)) lane.abort(slot, generation, reason)
   }
 
   kill(number: number, code: ErrorCode, message: string): void {
-    const lane = this.#at(number)
+    const { lane } = this.#at(number)
     if (isLoaded(lane)) this.#kill(lane, { code, message })
   }
 
   hasReports(): boolean {
-    for (const { lane } of this.#places) if (lane.phase === 'dead' || lane.hasReports()) return true
+    for (const place of this.#places) if (canSettle(place) || hasReports(place)) return true
     return false
   }
 
@@ -219,12 +244,13 @@ export class ThreadPool implements Lanes {
     const count = this.#places.length
     for (let turn = 0; turn < count && handled < limit; turn++) {
       const place = this.#places[(this.#drainFrom + turn) % count]!
-      const { lane } = place
+      const { lane, inline } = place
+      if (inline.hasReports()) handled += inline.drain(sink, limit - handled)
       if (lane.phase === 'gone') continue
       handled += lane.drain(sink, limit - handled)
       if (lane.finished > 0) place.failedStarts = 0
-      if (lane.phase === 'dead' && !lane.hasReports()) this.#settle(place)
-      else if (lane.phase === 'retiring' && lane.outstanding === 0) this.#replace(place)
+      if (canSettle(place) && !hasReports(place)) this.#settle(place)
+      else if (lane.phase === 'retiring' && outstandingOf(place) === 0) this.#replace(place)
     }
     if (count > 0) this.#drainFrom = (this.#drainFrom + 1) % count // so that a limit favours no lane
     return handled
@@ -286,6 +312,14 @@ export class ThreadPool implements Lanes {
     return lane
   }
 
+  #inlineLane(number: number): InlineLane {
+    const { resultBytesMax, clock } = this.#options
+    return new InlineLane(number, this.#inline, resultBytesMax, clock, () => {
+      if (Atomics.compareExchange(this.#pageWords, ASLEEP, 1, 0) === 1) Atomics.notify(this.#pageWords, ASLEEP)
+      this.#onChange?.()
+    })
+  }
+
   /** Looks after the import of each file: the same file at two looks in a row is stuck. */
   #watchLoading(place: Place): void {
     const { clock, loadTimeoutMs } = this.#options
@@ -314,7 +348,7 @@ export class ThreadPool implements Lanes {
         if (lane.phase !== 'open' && lane.phase !== 'revoked') return
         log.info({ lane: lane.number, why: message.why }, 'thread.recycled')
         lane.phase = 'retiring'
-        if (lane.outstanding === 0 && !lane.hasReports()) this.#replace(place)
+        if (outstandingOf(place) === 0 && !hasReports(place)) this.#replace(place)
         return
       case 'failed':
         this.#onChange?.()
@@ -362,7 +396,14 @@ export class ThreadPool implements Lanes {
     const broken = [...this.#broken].map(([file, message]) => ({ file, message }))
     if (this.#catalog === null)
       started.reject(new EngineError('TASK_LOAD_FAILED', 'no thread could be brought up', { broken }))
-    else started.resolve({ tasks: this.#catalog.tasks.filter(({ file }) => !this.#isSkipped(file)), broken })
+    else started.resolve({ tasks: this.#tasks(this.#catalog.tasks), broken })
+  }
+
+  /** What can be run: inline tasks on main, all others in threads, also those of a file that says `inline`. */
+  #tasks(ofThreads: readonly TaskInfo[]): TaskInfo[] {
+    const inline = [...this.#inline.values()].map((task) => ({ ...describeTask(task, INLINE_FILE), inline: true }))
+    const others = ofThreads.filter(({ name, file }) => !this.#inline.has(name) && !this.#isSkipped(file))
+    return [...inline, ...others.map((task) => ({ ...task, inline: false }))]
   }
 
   /** piscina gave the lane's task up. A loaded lane learns of its end from its worker; others have only this. */
@@ -405,6 +446,7 @@ export class ThreadPool implements Lanes {
   #kill(lane: Lane, cause: Cause, isClean = false): void {
     if (!isClean) lane.cause ??= cause
     lane.phase = 'dying'
+    this.#places[lane.number]!.inline.freeze()
     lane.killer.abort()
   }
 
@@ -414,15 +456,26 @@ export class ThreadPool implements Lanes {
     lane.cause ??= { code: 'THREAD_EXITED', message: `the thread exited with code ${exitCode}` }
     lane.closeControl()
     lane.phase = 'dead'
-    if (this.#phase === 'up') this.#options.onDoorbell() // the next drain settles it
+    if (this.#phase !== 'up') return
+    const place = this.#places[lane.number]!
+    place.inline.freeze()
+    if (place.inline.isRunning) {
+      // Neighbours that run here have not died; they get their time, and are lost with the lane only after it.
+      place.timer = this.#options.clock.after(INLINE_GRACE_MS, () => {
+        place.inline.forget()
+        this.#options.onDoorbell()
+      })
+    }
+    this.#options.onDoorbell() // the next drain settles it
   }
 
   /** Everything that a dead thread had published was drained: what it leaves behind is known now. */
   #settle(place: Place): void {
-    const { lane } = place
-    const notTaken = lane.takeBack()
-    const wasIdle = lane.outstanding === 0 && notTaken.length === 0
+    const { lane, inline } = place
+    const notTaken = [...lane.takeBack(), ...inline.takeBack()]
+    const wasIdle = outstandingOf(place) === 0 && notTaken.length === 0
     lane.forget()
+    inline.thaw()
     lane.phase = 'gone'
     lane.closeBulk()
     const isOver = this.#phase === 'stopping' || this.#phase === 'stopped'
@@ -504,11 +557,24 @@ export class ThreadPool implements Lanes {
     })
   }
 
-  #at(lane: number): Lane {
+  #at(lane: number): Place {
     const place = this.#places[lane]
     invariant(place !== undefined, 'a lane has a number below the count of lanes', { lane })
-    return place.lane
+    return place
   }
+}
+
+/** The thread is gone, and nothing that was fed to its place runs on main either. */
+function canSettle({ lane, inline }: Place): boolean {
+  return lane.phase === 'dead' && !inline.isRunning
+}
+
+function hasReports({ lane, inline }: Place): boolean {
+  return lane.hasReports() || inline.hasReports()
+}
+
+function outstandingOf({ lane, inline }: Place): number {
+  return lane.outstanding + inline.outstanding
 }
 
 /** True while the lane's thread may run jobs and can be talked to. */

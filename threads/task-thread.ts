@@ -13,22 +13,15 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { getHeapSpaceStatistics } from 'node:v8'
 import { type MessagePort, receiveMessageOnPort, resourceLimits, threadId } from 'node:worker_threads'
 import { systemClock } from '../engine/base/clock.ts'
-import { EngineError, type ErrorCode, messageOf } from '../engine/base/errors.ts'
+import { type ErrorCode, messageOf } from '../engine/base/errors.ts'
 import { PAYLOAD_SEPARATOR } from '../engine/base/limits.ts'
 import type { Json, TaskDefinition } from '../engine/base/task.ts'
 import { abortError, type ContextHost, JobContext, JobRun, type LogLevel } from './context.ts'
 import type { AbortReason, FeedPiece } from './lanes.ts'
 import { ASLEEP, type LaneMemory, LOAD_STEP, LOADING_FILE, openLaneMemory, THREAD_ID, takeOne } from './layout.ts'
 import { loadTasks } from './load.ts'
-import {
-  type LaneArgs,
-  LOG_BYTES_MAX,
-  PROGRESS_BYTES_MAX,
-  ReportWriter,
-  type ToMain,
-  type ToThread,
-} from './messages.ts'
-import { errorText, parsePayload, plainError, resultText } from './outcome.ts'
+import { type LaneArgs, ReportWriter, type ToMain, type ToThread } from './messages.ts'
+import { errorText, logText, parsePayload, plainError, progressText, resultText } from './outcome.ts'
 import { RingWriter } from './ring.ts'
 
 /** Consecutive jobs run this long before the thread looks at its timers and at messages of main. */
@@ -512,29 +505,4 @@ function oldHeapBytes(): number {
   for (const { space_name, space_used_size } of getHeapSpaceStatistics())
     if (!space_name.startsWith('new_')) bytes += space_used_size
   return bytes
-}
-
-/** @throws EngineError VALIDATION, to the handler, when the value is not JSON or too large. */
-function progressText(value: Json): string {
-  try {
-    return resultText(value, PROGRESS_BYTES_MAX)
-  } catch (error) {
-    throw new EngineError('VALIDATION', `progress: ${messageOf(error)}`)
-  }
-}
-
-function jsonOf(value: unknown): string | undefined {
-  try {
-    return JSON.stringify(value)
-  } catch {
-    return undefined
-  }
-}
-
-/** A log line as JSON within its bound; facts that cannot be printed or are too long give way to a note. */
-function logText(level: LogLevel, facts: Record<string, unknown>, event: string): string {
-  const text = jsonOf({ level, event, facts })
-  if (text !== undefined && (text.length * 3 <= LOG_BYTES_MAX || Buffer.byteLength(text) <= LOG_BYTES_MAX)) return text
-  const note = text === undefined ? 'not JSON' : `${Buffer.byteLength(text)} bytes`
-  return JSON.stringify({ level, event: String(event).slice(0, 1_000), facts: { factsDropped: note } })
 }

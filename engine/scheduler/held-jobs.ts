@@ -87,7 +87,7 @@ export class HeldJobs {
     )
     this.suspects = new Suspects(this.slots, needs.lanes.count, needs.settings.rescuesMax ?? RESCUES_MAX, {
       mark: (jobs) => needs.markRunning(jobs),
-      settled: async () => needs.settled?.(),
+      settled: needs.settled === undefined ? null : () => needs.settled!(),
       onMarked: onChange,
       onRefused: (slot, error) => {
         needs.log.warn({ jobId: this.slots.id[slot], error }, 'suspect.not_marked')

@@ -17,8 +17,8 @@ export interface Cleared {
 export interface SuspectsNeeds {
   /** Writes the notes. Rejects: none of these may run. */
   mark(jobs: readonly MarkedJob[]): Promise<void>
-  /** Resolves when every outcome that was handed over before is written. */
-  settled(): Promise<void>
+  /** Resolves when every outcome that was handed over before is written; null: they are written at once. */
+  readonly settled: (() => Promise<void>) | null
   onMarked(): void
   onRefused(slot: number, error: unknown): void
 }
@@ -91,7 +91,9 @@ export class Suspects {
       return jobs.length === 0 ? undefined : this.#needs.mark(jobs)
     }
     this.#marking += taken.length
-    ;(settleFirst ? this.#needs.settled().then(mark) : Promise.resolve(mark())).then(
+    const { settled } = this.#needs
+    const noted = settleFirst && settled !== null ? settled().then(mark) : Promise.resolve(mark())
+    noted.then(
       () => {
         this.#marking -= taken.length
         this.ready.push(...living())

@@ -28,8 +28,8 @@ export interface Producer<Tasks = Registry> {
     payloads: readonly Tasks[Name][],
     options?: EnqueueOptions,
   ): Promise<EnqueuedMany>
-  /** Enqueues many jobs with options of their own: all or nothing. */
-  enqueueMany(items: readonly ItemOf<Tasks>[]): Promise<EnqueuedMany>
+  /** Enqueues many jobs with options of their own: all or nothing. `client` as in EnqueueOptions. */
+  enqueueMany(items: readonly ItemOf<Tasks>[], within?: Pick<EnqueueOptions, 'client'>): Promise<EnqueuedMany>
 }
 
 export type ItemOf<Tasks> = {

@@ -91,6 +91,7 @@ export interface EnqueueItem {
 export interface EnqueuerNeeds {
   readonly clock: Clock
   readonly store: {
+    readonly schema: string
     knownQueueId(name: string): number | undefined
     knownTaskId(name: string): number | undefined
     queueIds(names: readonly string[]): Promise<number[]>
@@ -175,12 +176,7 @@ export class Enqueuer {
     if (options?.client) {
       const [chunk] = await this.#chunks([template], [text])
       const duplicates = await this.#needs.store.enqueue([chunk!], true, options.client)
-      if (duplicates.length === 0) {
-        // the hint is part of the caller's transaction: it is sent when he commits
-        await options.client
-          .query('select pg_notify($1, $2)', [`millrace_${this.#schema()}`, `q${chunk!.queueId}`])
-          .catch(() => {})
-      }
+      if (duplicates.length === 0) await this.#hintWithin(options.client, [chunk!])
       return outcome(chunk!, 0, duplicates, template, ignoreDuplicate)
     }
     return new Promise<Enqueued>((resolve, reject) => {
@@ -203,24 +199,21 @@ export class Enqueuer {
     return { queue, maxAttempts, json: payloadText(payload, this.#settings.payloadBytesMax) }
   }
 
-  #schema(): string {
-    return (this.#needs.store as { schema?: string }).schema ?? 'millrace'
-  }
-
   /**
    * Enqueues many: all or nothing, in one transaction. `enqueueMany(task, payloads, options)` shares the options;
-   * `enqueueMany(items)` has options per item.
+   * `enqueueMany(items, { client })` has options per item.
    * @throws EngineError as enqueue; details.index names the first bad item
    */
-  async enqueueMany(items: readonly EnqueueItem[], client?: ForeignClient): Promise<EnqueuedMany>
+  async enqueueMany(items: readonly EnqueueItem[], within?: Pick<EnqueueOptions, 'client'>): Promise<EnqueuedMany>
   async enqueueMany(task: string, payloads: readonly unknown[], options?: EnqueueOptions): Promise<EnqueuedMany>
   async enqueueMany(
     first: string | readonly EnqueueItem[],
-    second?: readonly unknown[] | ForeignClient,
+    second?: readonly unknown[] | Pick<EnqueueOptions, 'client'>,
     options?: EnqueueOptions,
   ): Promise<EnqueuedMany> {
     if (this.#closed) throw new EngineError('STOPPING', 'the engine is stopping and takes no jobs')
-    const client = typeof first === 'string' ? options?.client : (second as ForeignClient | undefined)
+    const within = typeof first === 'string' ? options : (second as Pick<EnqueueOptions, 'client'> | undefined)
+    const client = within?.client
     const count = typeof first === 'string' ? (second as readonly unknown[]).length : first.length
     if (count > BATCH_JOBS_MAX)
       throw new EngineError('VALIDATION', `a batch has at most ${BATCH_JOBS_MAX} jobs, got ${count}`, { count })
@@ -265,8 +258,20 @@ export class Enqueuer {
       const chunk = chunks.find((it) => it.firstId === duplicates[0]!.firstId)
       throw duplicateError(chunk?.key ?? '', duplicates[0]!.heldBy)
     }
-    this.#announce(chunks)
+    if (client) await this.#hintWithin(client, chunks)
+    else this.#announce(chunks)
     return { count, ids: rangesOf(chunks) }
+  }
+
+  /** The hint to the nodes as a part of the caller's transaction: it is sent when he commits, and only then. */
+  async #hintWithin(client: ForeignClient, chunks: readonly NewChunk[]): Promise<void> {
+    const ready = new Set(chunks.filter((chunk) => chunk.runAtMs === null).map((chunk) => chunk.queueId))
+    const hints = [...ready].slice(0, NOTIFY_MESSAGES_MAX).map((id) => `q${id}`)
+    if (chunks.some((chunk) => chunk.runAtMs !== null)) hints.push('s')
+    await client.query('select pg_notify($1, hint) from unnest($2::text[]) hint', [
+      `millrace_${this.#needs.store.schema}`,
+      hints,
+    ])
   }
 
   /** Takes no more; what was taken is written. */
@@ -479,7 +484,9 @@ function checkedTemplate(
   const name = (field: string, value: unknown): string => {
     if (typeof value !== 'string' || value.length < 1 || value.length > NAME_CHARS_MAX)
       refuse(field, `a string of 1 to ${NAME_CHARS_MAX} characters`, value)
-    if ((value as string).includes('\0')) refuse(field, 'free of U+0000', value)
+    // neither can be stored, and two names that differ only there would become one
+    if ((value as string).includes('\0') || HALF_PAIR.test(value as string))
+      refuse(field, 'free of U+0000 and of half surrogate pairs', value)
     return value as string
   }
   const whole = (field: string, value: unknown, min: number, max: number): number => {
@@ -525,7 +532,7 @@ function checkedTemplate(
     group: options.group === undefined ? null : name('group', options.group),
     key: options.idempotencyKey === undefined ? null : name('idempotencyKey', options.idempotencyKey),
     ephemeral: options.ephemeral ?? false,
-    meta: options.meta === undefined && trace === null ? null : metaText({ ...trace, ...options.meta }),
+    meta: options.meta === undefined && trace === null ? null : metaText(options.meta, trace),
   }
 }
 
@@ -552,9 +559,10 @@ function refuse(field: string, rule: string, value: unknown): never {
   throw new EngineError('VALIDATION', `${field} must be ${rule}, got ${shown}`, { field, rule })
 }
 
-function metaText(meta: unknown): string {
+/** What the caller names goes before the headers of the active span. */
+function metaText(meta: unknown = {}, trace: Readonly<Record<string, Json>> | null): string {
   if (typeof meta !== 'object' || meta === null || Array.isArray(meta)) refuse('meta', 'an object', meta)
-  const text = jsonText(meta, 'meta')
+  const text = jsonText({ ...trace, ...meta }, 'meta')
   if (Buffer.byteLength(text) > META_BYTES_MAX)
     refuse('meta', `at most ${META_BYTES_MAX} bytes of JSON`, `${Buffer.byteLength(text)} bytes`)
   return text
@@ -606,6 +614,8 @@ function payloadText(payload: unknown, bytesMax: number): string {
   }
   return text
 }
+
+const HALF_PAIR = /\p{Surrogate}/u
 
 // U+0000 and half surrogate pairs: PostgreSQL cannot store them as text
 const UNSTORABLE = /(?:^|[^\\])(?:\\\\)*\\u(?:0000|d[89a-f])/

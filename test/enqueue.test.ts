@@ -1,0 +1,619 @@
+// Taking jobs in, through the public API and through SQL: what is stored, what is refused before anything is written,
+// keys, transactions, and how many transactions many calls cost.
+
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import type { EnqueueOptions, Json } from '../engine/index.ts'
+import { codeFrom, type EngineBundle, withEngines } from './support/engine.ts'
+
+const HOUR = 3_600_000
+
+interface JobRecord extends Record<string, unknown> {
+  id: number
+  task: string
+  queue: string
+  state: string
+  priority: number
+  max_attempts: number
+  payload: unknown
+}
+
+/** Every job as the public view shows it, by id. */
+async function stored({ query }: EngineBundle): Promise<JobRecord[]> {
+  return await query<JobRecord>('select *, id::float8 as id from millrace.jobs order by jobs.id')
+}
+
+test('[TM-001] a job with a payload gets an id above 0 and stands in the database as given', async () => {
+  await withEngines(async (bundle) => {
+    const { id, duplicate } = await bundle.client.enqueue('mail', { to: 'a@example.org', copies: 2 })
+    assert.ok(Number.isSafeInteger(id) && id > 0)
+    assert.equal(duplicate, false)
+    const [job, ...others] = await stored(bundle)
+    assert.equal(others.length, 0)
+    assert.equal(job!.id, id)
+    assert.equal(job!.task, 'mail')
+    assert.equal(job!.queue, 'default')
+    assert.equal(job!.state, 'queued')
+    assert.deepEqual(job!.payload, { to: 'a@example.org', copies: 2 })
+  })
+})
+
+test('[TM-002] every option is stored as given', async () => {
+  await withEngines(async (bundle) => {
+    const runAt = new Date(Date.now() + HOUR)
+    const expiresAt = new Date(Date.now() + 2 * HOUR)
+    const retry = { kind: 'fixed', delayMs: 250, jitter: 0.5 } as const
+    await bundle.client.enqueue('mail', 1, {
+      queue: 'slow',
+      priority: 50,
+      maxAttempts: 5,
+      runAt,
+      expiresAt,
+      timeoutMs: 1_234,
+      retry,
+      group: 'customer 7',
+      idempotencyKey: 'invoice 9',
+      ephemeral: true,
+      meta: { label: 'x' },
+    })
+    const [job] = await stored(bundle)
+    assert.equal(job!.state, 'scheduled')
+    assert.equal(job!.queue, 'slow')
+    assert.equal(job!.priority, 50)
+    assert.equal(job!.max_attempts, 5)
+    assert.equal((job!.run_at as Date).getTime(), runAt.getTime())
+    assert.equal((job!.expires_at as Date).getTime(), expiresAt.getTime())
+    assert.equal(job!.timeout_ms, 1_234)
+    assert.equal(job!.group_key, 'customer 7')
+    assert.equal(job!.idempotency_key, 'invoice 9')
+    assert.equal(job!.ephemeral, true)
+    assert.deepEqual(job!.meta, { label: 'x' })
+    const [row] = await bundle.query('select retry::text as retry from millrace.job')
+    assert.deepEqual(JSON.parse(row!.retry as string), retry)
+  })
+})
+
+test('[TM-003] without options: priority 0, three attempts, due now, and no job is the duplicate of another', async () => {
+  await withEngines(async (bundle) => {
+    const first = await bundle.client.enqueue('mail', 1)
+    const second = await bundle.client.enqueue('mail', 1)
+    assert.notEqual(first.id, second.id)
+    for (const job of await stored(bundle)) {
+      assert.equal(job.priority, 0)
+      assert.equal(job.max_attempts, 3)
+      assert.equal(job.state, 'queued')
+      assert.equal(job.run_at, null)
+      assert.equal(job.expires_at, null)
+    }
+  })
+})
+
+test('[TM-004] [TM-112] null, and no payload at all, are stored as null', async () => {
+  await withEngines(async (bundle) => {
+    await bundle.client.enqueue('mail', null)
+    await bundle.client.enqueue('mail', undefined)
+    const rows = await bundle.query('select payload::text as payload from millrace.job order by id')
+    assert.deepEqual(rows, [{ payload: 'null' }, { payload: 'null' }])
+  })
+})
+
+test('[TM-005] [TM-113] an object of a class, and an empty one, are stored as their JSON', async () => {
+  class Order {
+    readonly at = new Date(0)
+    readonly #secret = 1
+    readonly lines: readonly number[]
+    constructor(lines: readonly number[]) {
+      this.lines = lines
+    }
+    sum() {
+      return this.lines.length + this.#secret
+    }
+  }
+  await withEngines(async (bundle) => {
+    await bundle.client.enqueue('order', new Order([1, 2]))
+    await bundle.client.enqueue('order', {})
+    const [order, empty] = await stored(bundle)
+    assert.deepEqual(order!.payload, { at: '1970-01-01T00:00:00.000Z', lines: [1, 2] })
+    assert.deepEqual(empty!.payload, {})
+  })
+})
+
+test('[TM-007] a batch answers the id of each job in order', async () => {
+  await withEngines(async (bundle) => {
+    const { count, ids } = await bundle.client.enqueueMany('mail', ['a', 'b', 'c'])
+    assert.equal(count, 3)
+    const all = ids.flatMap(({ first, count: length }) => Array.from({ length }, (_, at) => first + at))
+    const jobs = await stored(bundle)
+    assert.deepEqual(
+      jobs.map(({ id, payload }) => [id, payload]),
+      [
+        [all[0], 'a'],
+        [all[1], 'b'],
+        [all[2], 'c'],
+      ],
+    )
+  })
+})
+
+test('[TM-008] an empty batch is answered with nothing', async () => {
+  await withEngines(async ({ client, count }) => {
+    assert.deepEqual(await client.enqueueMany('mail', []), { count: 0, ids: [] })
+    assert.deepEqual(await client.enqueueMany([]), { count: 0, ids: [] })
+    assert.equal(await count('job', 'ready'), 0)
+  })
+})
+
+/** Items of many kinds, and what must be stored of each. */
+function mixedItems(count: number): { task: string; payload: number; options: EnqueueOptions }[] {
+  return Array.from({ length: count }, (_, at) => ({
+    task: at % 7 === 0 ? 'other' : 'mail',
+    payload: at,
+    options: {
+      priority: (at % 3) * 10,
+      maxAttempts: 1 + (at % 4),
+      ...(at % 5 === 0 ? { delayMs: HOUR } : {}),
+      ...(at % 6 === 0 ? { group: `g${at % 12}` } : {}),
+      ...(at % 10 === 0 ? { idempotencyKey: `k${at}` } : {}),
+      ...(at % 11 === 0 ? { queue: 'side', meta: { at } } : {}),
+    },
+  }))
+}
+
+for (const [size, by] of [
+  [40, 'one statement'],
+  [1_500, 'COPY'],
+] as const) {
+  test(`[TM-009] each job of a batch of ${size} (by ${by}) has its own options`, async () => {
+    await withEngines(async (bundle) => {
+      const items = mixedItems(size)
+      assert.equal((await bundle.client.enqueueMany(items)).count, size)
+      const jobs = await stored(bundle)
+      assert.equal(jobs.length, size)
+      for (const [at, job] of jobs.entries()) {
+        const { task, options } = items[at]!
+        assert.equal(job.payload, at)
+        assert.equal(job.task, task)
+        assert.equal(job.queue, options.queue ?? 'default')
+        assert.equal(job.priority, options.priority)
+        assert.equal(job.max_attempts, options.maxAttempts)
+        assert.equal(job.group_key, options.group ?? null)
+        assert.equal(job.idempotency_key, options.idempotencyKey ?? null)
+        assert.deepEqual(job.meta, options.meta ?? null)
+        if (options.delayMs) assert.ok(job.state === 'scheduled' || job.state === 'blocked', `${at} is ${job.state}`)
+      }
+    })
+  })
+}
+
+test('jobs that share everything become chunks of up to 1,000; others stand for themselves', async () => {
+  await withEngines(async ({ client, query }) => {
+    await client.enqueueMany('mail', Array.from({ length: 2_500 }, String))
+    const chunks = await query('select count from millrace.ready order by seq')
+    assert.deepEqual(
+      chunks.map((row) => row.count),
+      [1_000, 1_000, 500],
+    )
+    await client.enqueueMany(
+      Array.from({ length: 600 }, (_, at) => ({
+        task: 'mail',
+        payload: at,
+        options: { queue: 'halves', priority: at < 300 ? 1 : 2 },
+      })),
+    )
+    const halves = await query(
+      `select r.count, j.priority::int from millrace.ready r join millrace.job j on j.id = r.first_id
+       where r.queue_id = (select id from millrace.queue where name = 'halves') order by r.seq`,
+    )
+    assert.deepEqual(halves, [
+      { count: 300, priority: 1 },
+      { count: 300, priority: 2 },
+    ])
+  })
+})
+
+test('[TM-010] a batch of 100 is stored whole', async () => {
+  await withEngines(async (bundle) => {
+    await bundle.client.enqueueMany(
+      'mail',
+      Array.from({ length: 100 }).map((_, at) => at),
+    )
+    const jobs = await stored(bundle)
+    assert.deepEqual(
+      jobs.map(({ payload }) => payload),
+      Array.from({ length: 100 }, (_, at) => at),
+    )
+  })
+})
+
+test('[TM-012] a key that an unfinished job has is refused with that job; or answered with it', async () => {
+  await withEngines(async ({ client, count }) => {
+    const { id } = await client.enqueue('mail', 1, { idempotencyKey: 'abc' })
+    await assert.rejects(
+      client.enqueue('mail', 2, { idempotencyKey: 'abc' }),
+      (error: { code: string; details: Json }) => {
+        assert.equal(error.code, 'DUPLICATE_TASK')
+        assert.deepEqual(error.details, { jobId: id, key: 'abc' })
+        return true
+      },
+    )
+    const same = await client.enqueue('mail', 2, { idempotencyKey: 'abc', onDuplicate: 'ignore' })
+    assert.deepEqual(same, { id, duplicate: true })
+    assert.equal(await count('job'), 1)
+  })
+})
+
+test('[TM-013] queues have their own keys', async () => {
+  await withEngines(async ({ client, count }) => {
+    await client.enqueue('mail', 1, { queue: 'queue-a', idempotencyKey: 'abc' })
+    await client.enqueue('mail', 1, { queue: 'queue-b', idempotencyKey: 'abc' })
+    assert.equal(await count('job'), 2)
+  })
+})
+
+test('[TM-014] [TM-015] a key is free again when its job has completed or is a dead letter', async () => {
+  await withEngines(async ({ client, engine, inState }) => {
+    await engine()
+    const done = await client.enqueue('echo', 1, { idempotencyKey: 'abc' })
+    await inState(done.id, 'completed')
+    const dying = await client.enqueue('fail', 1, { idempotencyKey: 'abc', maxAttempts: 1 })
+    assert.equal(dying.duplicate, false)
+    await inState(dying.id, 'failed')
+    const third = await client.enqueue('echo', 1, { idempotencyKey: 'abc' })
+    assert.equal(third.duplicate, false)
+    assert.equal(new Set([done.id, dying.id, third.id]).size, 3)
+    await inState(third.id, 'completed')
+  })
+})
+
+for (const size of [2, 400]) {
+  test(`[TM-016] [TM-017] a batch of ${size} that names a key twice, or one that is taken, fails as a whole`, async () => {
+    await withEngines(async ({ client, count }) => {
+      const batch = (last: string) =>
+        Array.from({ length: size }, (_, at) => ({
+          task: 'mail',
+          payload: at,
+          options: { idempotencyKey: at === size - 1 ? last : `k${at}` },
+        }))
+      assert.equal(await codeFrom(() => client.enqueueMany(batch('k0'))), 'DUPLICATE_TASK')
+      assert.equal(await count('job', 'key', 'ready'), 0)
+      const { id } = await client.enqueue('mail', 1, { idempotencyKey: 'taken' })
+      await assert.rejects(
+        client.enqueueMany(batch('taken')),
+        (error: { code: string; details: { jobId: number } }) => {
+          assert.equal(error.code, 'DUPLICATE_TASK')
+          assert.equal(error.details.jobId, id)
+          return true
+        },
+      )
+      assert.equal(await count('job'), 1)
+      assert.equal(await count('key'), 1)
+      assert.equal(await count('ready'), 1)
+      assert.equal((await client.enqueueMany(batch('free'))).count, size)
+    })
+  })
+}
+
+test('[TM-090] of ten calls at once with one key exactly one wins, from one process and from ten', async () => {
+  await withEngines(async ({ client, another, count }) => {
+    const clients = Array.from({ length: 10 }, () => another())
+    for (const [key, callers] of [
+      ['one process', Array.from({ length: 10 }, () => client)],
+      ['ten', clients],
+    ] as const) {
+      const ends = await Promise.allSettled(callers.map((it) => it.enqueue('mail', 1, { idempotencyKey: key })))
+      const refused = ends.filter((end) => end.status === 'rejected')
+      assert.equal(ends.length - refused.length, 1, key)
+      for (const { reason } of refused) assert.equal(reason.code, 'DUPLICATE_TASK')
+    }
+    assert.equal(await count('job'), 2)
+    assert.equal(await count('key'), 2)
+  })
+})
+
+const REFUSED: readonly [string, EnqueueOptions, string][] = [
+  ['[TM-018] a priority above 100', { priority: 101 }, 'priority'],
+  ['[TM-019] a priority below -100', { priority: -101 }, 'priority'],
+  ['a priority between two', { priority: 0.5 }, 'priority'],
+  ['[TM-020] no attempts', { maxAttempts: 0 }, 'maxAttempts'],
+  ['too many attempts', { maxAttempts: 10_001 }, 'maxAttempts'],
+  ['[TM-021] an empty key', { idempotencyKey: '' }, 'idempotencyKey'],
+  ['a key of 256 characters', { idempotencyKey: 'x'.repeat(256) }, 'idempotencyKey'],
+  ['a key with U+0000', { idempotencyKey: 'a\0' }, 'idempotencyKey'],
+  ['a key with half a surrogate pair', { idempotencyKey: 'a\ud800' }, 'idempotencyKey'],
+  ['an empty group', { group: '' }, 'group'],
+  ['an empty queue', { queue: '' }, 'queue'],
+  ['a time that is none', { runAt: new Date(Number.NaN) }, 'runAt'],
+  ['a time in twenty years', { runAt: Date.now() + 20 * 365 * 24 * HOUR }, 'runAt'],
+  ['a delay below 0', { delayMs: -1 }, 'delayMs'],
+  ['a time and a delay', { runAt: Date.now(), delayMs: 1 }, 'delayMs'],
+  ['an end before its begin', { runAt: Date.now() + HOUR, expiresAt: Date.now() + HOUR / 2 }, 'expiresAt'],
+  ['a limit below 0', { timeoutMs: -1 }, 'timeoutMs'],
+  ['an unknown policy', { retry: { kind: 'never' } as never }, 'retry.kind'],
+  ['an empty table of delays', { retry: { kind: 'table', delaysMs: [] } }, 'retry.delaysMs'],
+  ['jitter above 1', { retry: { kind: 'exponential', jitter: 2 } }, 'retry.jitter'],
+  ['meta that is a list', { meta: [] as never }, 'meta'],
+  ['meta beyond 16 KiB', { meta: { x: 'x'.repeat(16 * 1024) } }, 'meta'],
+  ['an option that does not exist', { prio: 1 } as never, 'prio'],
+]
+
+test('[TM-018] [TM-019] [TM-020] [TM-021] options out of range are refused before anything is written', async () => {
+  await withEngines(async ({ client, count }) => {
+    await client.enqueue('mail', 0)
+    for (const [what, options, field] of REFUSED) {
+      for (const call of [
+        () => client.enqueue('mail', 1, options),
+        () => client.enqueueMany('mail', [1, 2], options),
+        () =>
+          client.enqueueMany([
+            { task: 'mail', payload: 0 },
+            { task: 'mail', payload: 1, options },
+          ]),
+      ]) {
+        await assert.rejects(
+          call,
+          (error: { code: string; details: { field: string; index?: number } }) => {
+            assert.equal(error.code, 'VALIDATION', what)
+            assert.equal(error.details.field, field, what)
+            return true
+          },
+          what,
+        )
+      }
+    }
+    for (const name of ['', 'x'.repeat(256), 'a\0b', undefined as never])
+      assert.equal(await codeFrom(() => client.enqueue(name, 1)), 'VALIDATION')
+    assert.equal(await count('job', 'ready', 'scheduled', 'blocked'), 2)
+    assert.equal(await count('key', 'hold'), 0)
+  })
+})
+
+function nested(levels: number): Json {
+  let value: Json = 0
+  for (let level = 0; level < levels; level++) value = level % 2 === 0 ? [value] : { x: value }
+  return value
+}
+
+test('payloads that are no JSON, hold U+0000 or half a surrogate pair, or pass a limit are refused', async () => {
+  const cyclic: Record<string, unknown> = {}
+  cyclic.self = cyclic
+  await withEngines(async ({ client, count }) => {
+    for (const payload of [
+      cyclic,
+      1n,
+      () => 1,
+      Symbol('x'),
+      'a\0b',
+      { '\0': 1 },
+      ['\\', '\\\0'],
+      '\ud83d',
+      { deep: ['\udc00'] },
+      'x'.repeat(2 * 1024 * 1024),
+      nested(101),
+    ]) {
+      assert.equal(await codeFrom(() => client.enqueue('mail', payload)), 'INVALID_PAYLOAD')
+      assert.equal(await codeFrom(() => client.enqueueMany('mail', [1, payload])), 'INVALID_PAYLOAD')
+    }
+    assert.equal(await count('job', 'ready'), 0)
+    await client.enqueue('mail', '\\u0000') // six characters, not one
+    assert.equal(await count('job'), 1)
+  })
+})
+
+test('[TM-114] [TM-115] [TM-116] 1 MB, nesting up to the limit and all of Unicode come back as they were', async () => {
+  const text = `\u{1f680}\u{10ffff}\u0001\u001e\u2028"\\/\u00e9e\u0301 \u05d0\u4e2d`
+  const payloads = ['x'.repeat(1024 * 1024), nested(100), text, { [text]: [text] }, [], '', 0, -1.5e300, true]
+  await withEngines(async (bundle) => {
+    await bundle.engine()
+    const { ids } = await bundle.client.enqueueMany('echo', payloads)
+    const last = ids.at(-1)!
+    await bundle.inState(last.first + last.count - 1, 'completed')
+    for (const [at, job] of (await stored(bundle)).entries()) {
+      assert.deepEqual(job.payload, payloads[at])
+      const { result } = await bundle.inState(job.id, 'completed')
+      assert.deepEqual(result, payloads[at])
+    }
+  })
+})
+
+test('[TM-117] a task name may have any characters', async () => {
+  await withEngines(async ({ client, engine, inState }) => {
+    await engine()
+    const { id } = await client.enqueue('op/test:1 \u{1f680} "x"', 1)
+    assert.equal((await inState(id, 'completed')).result, 'odd')
+  })
+})
+
+test('[TM-118] [TM-119] a due time in the past, and now, means at once', async () => {
+  await withEngines(async ({ client, engine, inState }) => {
+    await engine()
+    for (const runAt of [Date.now() - HOUR, new Date(), 1])
+      await inState(
+        (await client.enqueue('echo', 1, { runAt: Math.max(Number(runAt), Date.now() - HOUR) })).id,
+        'completed',
+      )
+  })
+})
+
+test('[TM-123] [TM-124] [TM-126] the limits of priority and attempts themselves are accepted', async () => {
+  await withEngines(async (bundle) => {
+    for (const options of [{ priority: -100 }, { priority: 100 }, { maxAttempts: 100 }, { maxAttempts: 10_000 }])
+      await bundle.client.enqueue('mail', 1, options)
+    assert.deepEqual(
+      (await stored(bundle)).map((job) => [job.priority, job.max_attempts]),
+      [
+        [-100, 3],
+        [100, 3],
+        [0, 100],
+        [0, 10_000],
+      ],
+    )
+  })
+})
+
+test("[TM-134] [TM-135] a job enqueued in the caller's transaction lives and dies with it", async () => {
+  await withEngines(async ({ client, connection, count, engine, inState }) => {
+    await engine()
+    const pg = await connection()
+    await pg.query('begin')
+    await client.enqueue('echo', 1, { client: pg, idempotencyKey: 'k' })
+    await client.enqueueMany('echo', [1, 2], { client: pg })
+    assert.equal(await count('job'), 0)
+    await pg.query('rollback')
+    assert.equal(await count('job', 'key', 'ready'), 0)
+
+    await pg.query('begin')
+    const { id } = await client.enqueue('echo', 1, { client: pg, idempotencyKey: 'k' })
+    const many = await client.enqueueMany('echo', [2, 3], { client: pg })
+    assert.equal(await count('job'), 0)
+    await pg.query('commit')
+    await inState(id, 'completed')
+    await inState(many.ids[0]!.first + 1, 'completed')
+  })
+})
+
+test("a taken key does not spoil the caller's transaction", async () => {
+  await withEngines(async ({ client, connection, query }) => {
+    const { id } = await client.enqueue('mail', 1, { idempotencyKey: 'k' })
+    const pg = await connection()
+    await pg.query('begin')
+    const options = { client: pg, idempotencyKey: 'k' }
+    assert.equal(await codeFrom(() => client.enqueue('mail', 2, options)), 'DUPLICATE_TASK')
+    const same = await client.enqueue('mail', 2, { ...options, onDuplicate: 'ignore' })
+    assert.deepEqual(same, { id, duplicate: true })
+    await client.enqueue('mail', 3, { client: pg })
+    await pg.query('commit')
+    assert.deepEqual(await query('select payload from millrace.jobs order by jobs.id'), [
+      { payload: 1 },
+      { payload: 3 },
+    ])
+  })
+})
+
+test("a commit of the caller's own wakes who listens, with one job, many, and later ones", async () => {
+  await withEngines(async ({ client, connection, schema, until }) => {
+    const ear = await connection()
+    const heard: string[] = []
+    ear.on('notification', ({ payload }) => heard.push(payload ?? ''))
+    await ear.query(`listen "millrace_${schema}"`)
+    const pg = await connection()
+    for (const [kind, call] of [
+      ['q', () => client.enqueue('mail', 1, { client: pg })],
+      ['q', () => client.enqueueMany('mail', [1, 2], { client: pg })],
+      ['q', () => client.enqueueMany([{ task: 'mail', payload: 1 }], { client: pg })],
+      ['s', () => client.enqueue('mail', 1, { client: pg, delayMs: HOUR })],
+    ] as [string, () => Promise<unknown>][]) {
+      heard.length = 0
+      await pg.query('begin')
+      await call()
+      await ear.query('select 1') // what had been sent before now would have arrived
+      assert.equal(heard.length, 0)
+      await pg.query('commit')
+      await until(`a hint ${kind}`, async () => heard.some((it) => it.startsWith(kind)))
+    }
+  })
+})
+
+test("a client's first job is told with its own commit", async () => {
+  await withEngines(async ({ another, connection, schema, query, until }) => {
+    const ear = await connection()
+    const heard: string[] = []
+    ear.on('notification', ({ payload }) => heard.push(payload ?? ''))
+    await ear.query(`listen "millrace_${schema}"`)
+    const { id } = await another().enqueue('mail', 1)
+    await ear.query('select 1')
+    const [row] = await query('select queue_id from millrace.job where id = $1', [id])
+    assert.deepEqual(heard, [`q${row!.queue_id}`], 'it is there when the call is answered, not some time later')
+    heard.length = 0
+    await another().enqueue('mail', 1, { delayMs: HOUR })
+    await until('the later job is told', async () => heard.includes('s'))
+  })
+})
+
+test('fifty calls at once share a few transactions; each gets its own answer', async () => {
+  await withEngines(async (bundle) => {
+    await bundle.client.enqueue('mail', 'first')
+    const calls = Array.from({ length: 50 }, (_, at) =>
+      bundle.client.enqueue('mail', at, at % 2 ? { priority: at } : {}),
+    )
+    const ids = (await Promise.all(calls)).map(({ id }) => id)
+    assert.equal(new Set(ids).size, 50)
+    const byId = new Map((await stored(bundle)).map((job) => [job.id, job.payload]))
+    for (const [at, id] of ids.entries()) assert.equal(byId.get(id), at)
+    const [row] = await bundle.query('select count(distinct xmin::text)::int as n from millrace.job')
+    assert.ok((row!.n as number) <= 4, `${row!.n} transactions`)
+  })
+})
+
+test('one bad call among many at once fails alone', async () => {
+  await withEngines(async ({ client, count }) => {
+    const { id } = await client.enqueue('mail', 0, { idempotencyKey: 'taken' })
+    const ends = await Promise.allSettled(
+      Array.from({ length: 20 }, (_, at) =>
+        client.enqueue('mail', at === 7 ? 'a\0' : at, at === 3 ? { idempotencyKey: 'taken' } : {}),
+      ),
+    )
+    for (const [at, end] of ends.entries()) {
+      if (at === 3) assert.equal(end.status === 'rejected' && end.reason.details.jobId, id)
+      else if (at === 7) assert.equal(end.status === 'rejected' && end.reason.code, 'INVALID_PAYLOAD')
+      else assert.equal(end.status, 'fulfilled')
+    }
+    assert.equal(await count('job'), 19)
+  })
+})
+
+test('SQL enqueues too: with defaults, with options, in a transaction, with keys, and refuses what is wrong', async () => {
+  await withEngines(async (bundle) => {
+    const { query, connection, schema, count } = bundle
+    const [plain] = await query(`select millrace.enqueue('echo', '{"n": 12345678901234567890}')::float8 as id`)
+    const [stays] = await query('select payload::text as payload, payload->>$2 as n from millrace.job where id = $1', [
+      plain!.id,
+      'n',
+    ])
+    assert.equal(stays!.n, '12345678901234567890', 'a large integer is kept to the last digit')
+    const [keyed] = await query(
+      `select millrace.enqueue(task => 'mail', payload => '1', queue => 'sql', priority => -5, max_attempts => 9, group_key => 'g',
+         run_at => now() + interval '1 hour', idempotency_key => 'k', meta => '{"a":1}')::float8 as id`,
+    )
+    const [again] = await query(`select millrace.enqueue('mail', queue => 'sql', idempotency_key => 'k')::float8 as id`)
+    assert.equal(again!.id, keyed!.id)
+    const job = (await stored(bundle)).find(({ id }) => id === keyed!.id)!
+    assert.deepEqual(
+      [job.queue, job.priority, job.max_attempts, job.group_key, job.meta, job.state],
+      ['sql', -5, 9, 'g', { a: 1 }, 'scheduled'],
+    )
+    const before = await count('job')
+    for (const bad of [
+      `''`,
+      `null`,
+      `'x', priority => 101`,
+      `'x', max_attempts => 0`,
+      `'x', idempotency_key => ''`,
+      `'x', group_key => ''`,
+      `'x', payload => '"\\u0000"'`,
+      `'x', meta => '[]'`,
+      `'x', timeout_ms => -1`,
+      `'x', run_at => now() + interval '2 h', expires_at => now() + interval '1 h'`,
+    ]) {
+      await assert.rejects(query(`select millrace.enqueue(${bad})`), { code: 'MR400' }, bad)
+    }
+    const pg = await connection()
+    await pg.query('begin')
+    await pg.query(`select "${schema}".enqueue('echo', '1')`)
+    await pg.query('rollback')
+    assert.equal(await count('job'), before)
+    await bundle.engine()
+    await bundle.inState(plain!.id as number, 'completed')
+  })
+})
+
+test('[TM-006] [TM-011] trace headers given as meta reach the handler of every job', async () => {
+  const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
+  await withEngines(async ({ client, engine, inState }) => {
+    await engine()
+    const { ids } = await client.enqueueMany('see', [1, 2, 3, 4, 5], { meta: { traceparent } })
+    for (let at = 0; at < 5; at++) {
+      const { result } = await inState(ids[0]!.first + at, 'completed')
+      assert.deepEqual((result as { meta: unknown }).meta, { traceparent })
+    }
+  })
+})

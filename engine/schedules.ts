@@ -141,6 +141,11 @@ export class Schedules {
     return this.#known
   }
 
+  /** What the index covers, in the database's time. */
+  get window(): { readonly startMs: number; readonly endMs: number } {
+    return this.#index.runs
+  }
+
   // ------------------------------------------------------------------ life
 
   /**

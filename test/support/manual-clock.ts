@@ -45,6 +45,11 @@ export class ManualClock implements Clock {
     })
   }
 
+  /** Time passes while the process is not there to see it: nothing fires before the next advance(). */
+  jump(ms: number): void {
+    this.#nowMs += ms
+  }
+
   /** Moves time on and fires what falls due, in order of time. */
   advance(ms: number): void {
     const untilMs = this.#nowMs + ms

@@ -1,0 +1,452 @@
+// Schedules in one engine, on a clock that the test moves: loading, the index, due times, and what was missed.
+
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { systemClock } from '../engine/base/clock.ts'
+import { EngineError } from '../engine/base/errors.ts'
+import { parseCron } from '../engine/schedule/cron.ts'
+import { occurrencesBetween } from '../engine/schedule/occurrences.ts'
+import { generateRunId } from '../engine/schedule/run-id.ts'
+import { buildRuns, RunIndex, RunsBuilder } from '../engine/schedule/run-index.ts'
+import { jitterOf } from '../engine/schedules.ts'
+import { DatabaseTime } from '../engine/store/database-time.ts'
+import { ManualClock } from './support/manual-clock.ts'
+import { AWAY, NOON, type ScheduleBench, scheduleBench } from './support/schedule-fakes.ts'
+
+const MINUTE = 60_000
+
+/** Due times that were decided, in seconds past noon. */
+function decided(bench: ScheduleBench, id: string): number[] {
+  return [...bench.store.decided.keys()]
+    .filter((key) => key.startsWith(`${id}@`))
+    .map((key) => (Number(key.split('@')[1]) - NOON) / 1_000)
+    .sort((a, b) => a - b)
+}
+
+test('[CS-036] start loads the schedules and builds the first index; the inbox is there, and no orchestrator yet', async () => {
+  const bench = scheduleBench({ fill: (store) => store.put('job1', '*/5 * * * *') })
+  await bench.schedules.start()
+  assert.equal(bench.schedules.known, 1)
+  assert.equal(bench.schedules.occurrences.index.length, 2, '12:00 and 12:05; 12:10 is the end')
+  assert.equal(bench.inbox.depth, 0)
+  assert.deepEqual(bench.scheduler.getAll(), [])
+  await bench.schedules.stop()
+})
+
+test('[CS-037] start fails when the schedules cannot be read, and says so', async () => {
+  const bench = scheduleBench({ fill: (store) => store.put('job1', '*/5 * * * *') })
+  bench.store.troubles.push({ call: 'load', error: AWAY })
+  await assert.rejects(
+    bench.schedules.start(),
+    (error: EngineError) => error.code === 'STORE_UNREACHABLE' && /failed to query jobs on startup/.test(error.message),
+  )
+})
+
+test('[CS-038] [CS-042] an invalid expression is named once, noted and left out; the others go on', async () => {
+  const bench = scheduleBench({
+    fill: (store) => {
+      store.put('good1', '*/5 * * * *')
+      store.put('bad', '99 * * * *')
+      store.put('good2', '*/5 * * * *')
+    },
+  })
+  await bench.start()
+  assert.deepEqual(new Set(ids(bench)), new Set(['good1', 'good2']))
+  bench.schedules.reload()
+  await bench.pass(1_000)
+  bench.store.put('good3', '*/5 * * * *')
+  bench.schedules.reload()
+  await bench.pass(1_000)
+  const named = bench.log.lines.filter((line) => line.event === 'schedule.invalid')
+  assert.equal(named.length, 1)
+  assert.equal(named[0]!.level, 'error')
+  assert.equal(named[0]!.facts.schedule, 'bad')
+  assert.match(bench.store.rows.get('bad')!.error!, /minute/)
+  assert.deepEqual(new Set(ids(bench)), new Set(['good1', 'good2', 'good3']))
+  bench.store.put('bad', '59 * * * *', { error: bench.store.rows.get('bad')!.error })
+  bench.schedules.reload()
+  await bench.pass(1_000)
+  assert.equal(bench.store.rows.get('bad')!.error, null, 'mended')
+  await bench.schedules.stop()
+})
+
+function ids(bench: ScheduleBench): string[] {
+  const found: string[] = []
+  const { startMs, endMs } = bench.schedules.window
+  bench.schedules.occurrences.index.query(startMs, endMs, ({ id }) => found.push(id) > 0)
+  return found
+}
+
+test('[CS-039] the index is built anew every indexRebuildMs and takes the place of the old one', async () => {
+  const bench = scheduleBench({
+    settings: { indexRebuildMs: 100 },
+    fill: (store) => {
+      for (let n = 0; n < 10; n++) store.put(`job${n}`, '* * * * *')
+    },
+  })
+  await bench.start()
+  const { rebuilds } = bench.schedules.counts
+  const { startMs } = bench.schedules.window
+  await bench.pass(250, 50)
+  assert.equal(bench.schedules.counts.rebuilds, rebuilds + 2)
+  assert.ok(bench.schedules.window.startMs >= startMs + 200, 'the new runs reach further')
+  await bench.schedules.stop()
+})
+
+test('[CS-040] [CS-091] when told of a change the index is built at once, and a new schedule runs', async () => {
+  const bench = scheduleBench({
+    secondsPast: 1,
+    fill: (store) => {
+      for (let n = 0; n < 5; n++) store.put(`job${n}`, '0 3 * * *')
+    },
+  })
+  await bench.start()
+  await bench.pass(2_000)
+  assert.equal(ids(bench).length, 0)
+  bench.store.put('fresh', '*/10 * * * * *')
+  bench.schedules.reload()
+  await bench.pass(0)
+  assert.ok(ids(bench).includes('fresh'))
+  const runId = generateRunId('fresh', NOON + 10_000)
+  assert.equal(bench.scheduler.getState(runId)!.state, 'prerun')
+  await bench.pass(8_000)
+  assert.deepEqual(decided(bench, 'fresh').at(-1), 10)
+  await bench.schedules.stop()
+})
+
+test('[CS-041] the index covers from the grace time before now to the lookahead after', async () => {
+  const bench = scheduleBench({ fill: (store) => store.put('job1', '* * * * *') })
+  await bench.start()
+  assert.deepEqual([bench.schedules.window.startMs, bench.schedules.window.endMs], [NOON - 30_000, NOON + 10 * MINUTE])
+  await bench.schedules.stop()
+})
+
+test('[CS-088] a run waits as PreRun, goes to pending at its time, runs, beats, completes, is written, and is forgotten', async () => {
+  const bench = scheduleBench({ secondsPast: 295, fill: (store) => store.put('job1', '*/5 * * * *') })
+  await bench.start()
+  const runId = generateRunId('job1', NOON + 300_000)
+  const state = () => bench.scheduler.getState(runId)
+  assert.equal(state()!.state, 'prerun')
+  await bench.pass(4_999, 1)
+  assert.equal(state()!.state, 'prerun')
+  assert.equal(bench.store.decided.size, 0, 'nothing is enqueued before its time')
+  await bench.pass(1, 1)
+  assert.equal(state()!.state, 'pending')
+  assert.deepEqual(decided(bench, 'job1'), [300])
+  const { jobId, atMs } = bench.store.decided.get(`job1@${NOON + 300_000}`)!
+  assert.equal(atMs, NOON + 300_000, 'enqueued at its time, to the millisecond')
+  bench.lanes.take(0, 1)
+  await bench.pass(29_000)
+  assert.equal(state()!.state, 'pending')
+  assert.equal(state()!.missedHeartbeats, 0, 'the run lives while its job runs')
+  bench.lanes.complete(0, jobId)
+  bench.scheduler.onDoorbell()
+  await bench.pass(0)
+  assert.equal(bench.outcomes.of('completed')[0]!.jobId, jobId)
+  const last = bench.updates.filter((update) => update.runId === runId).at(-1)!
+  assert.deepEqual([last.status, last.success], ['completed', true])
+  assert.equal(new Set(bench.updates.map((update) => update.updateId)).size, bench.updates.length)
+  assert.equal(state()!.state, 'completed')
+  await bench.pass(3_000)
+  assert.equal(state(), null, 'its grace time has passed')
+  await bench.schedules.stop()
+})
+
+test('[CS-089] three schedules within ten seconds all run, each once', async () => {
+  const bench = scheduleBench({
+    secondsPast: 1,
+    fill: (store) => {
+      store.put('job1', '5 0 12 * * *')
+      store.put('job2', '8 0 12 * * *')
+      store.put('job3', '8 0 12 * * *')
+    },
+  })
+  await bench.start()
+  assert.equal(bench.scheduler.getAll().filter((run) => run.state === 'prerun').length, 3)
+  await bench.pass(8_000)
+  bench.lanes.runAll()
+  await bench.pass(1_000)
+  bench.lanes.runAll()
+  await bench.pass(1_000)
+  assert.equal(bench.store.decided.size, 3)
+  assert.equal(bench.outcomes.of('completed').length, 3)
+  assert.equal(bench.scheduler.getAll().filter((run) => run.state === 'completed').length, 3)
+  await bench.schedules.stop()
+})
+
+test('[CS-092] 100 runs of one moment are enqueued together, and all complete', async () => {
+  const bench = scheduleBench({
+    secondsPast: 1,
+    fill: (store) => {
+      for (let n = 0; n < 100; n++) store.put(`job${n}`, '5 0 12 * * *')
+    },
+  })
+  await bench.start()
+  await bench.pass(4_500)
+  for (let round = 0; round < 200 && bench.outcomes.count < 100; round++) {
+    bench.lanes.runAll()
+    await bench.pass(10, 10)
+  }
+  assert.equal(bench.store.decided.size, 100)
+  assert.equal(bench.outcomes.of('completed').length, 100)
+  assert.equal(new Set(bench.outcomes.of('completed').map((it) => it.jobId)).size, 100)
+  await bench.schedules.stop()
+})
+
+test('a run whose job another node claims ends well here and is not orphaned', async () => {
+  const bench = scheduleBench({ secondsPast: 1, fill: (store) => store.put('job1', '5 0 12 * * *') })
+  bench.claims = false
+  await bench.start()
+  await bench.pass(20_000)
+  assert.equal(bench.scheduler.getState(generateRunId('job1', NOON + 5_000))!.state, 'completed')
+  assert.ok(!bench.log.lines.some((line) => /orphan/.test(line.event)))
+  await bench.schedules.stop()
+})
+
+test('an occurrence that another node decided ends here at once', async () => {
+  const bench = scheduleBench({ secondsPast: 1, fill: (store) => store.put('job1', '5 0 12 * * *') })
+  await bench.start()
+  bench.store.decided.set(`job1@${NOON + 5_000}`, { jobId: 99, atMs: NOON })
+  await bench.pass(4_500)
+  assert.equal(bench.schedules.counts.taken, 1)
+  assert.equal(bench.scheduler.getState(generateRunId('job1', NOON + 5_000))!.state, 'completed')
+  await bench.schedules.stop()
+})
+
+test('a schedule that is changed, paused or deleted while its run waits does not run at the old time', async () => {
+  const bench = scheduleBench({
+    secondsPast: 1,
+    fill: (store) => {
+      for (const id of ['changed', 'paused', 'deleted', 'kept']) store.put(id, '5 0 12 * * *')
+    },
+  })
+  await bench.start()
+  assert.equal(bench.scheduler.getAll().length, 4)
+  // the change is not told: the database refuses, and that is how it is heard of
+  bench.store.put('changed', '7 0 12 * * *')
+  bench.store.put('paused', '5 0 12 * * *', { paused: true, revision: 1 })
+  bench.store.delete('deleted')
+  await bench.pass(7_000)
+  assert.deepEqual(decided(bench, 'changed'), [7])
+  assert.deepEqual(decided(bench, 'paused'), [])
+  assert.deepEqual(decided(bench, 'deleted'), [])
+  assert.deepEqual(decided(bench, 'kept'), [5])
+  await bench.schedules.stop()
+})
+
+test('a schedule that is changed without a new time in that second still runs at it', async () => {
+  const bench = scheduleBench({ secondsPast: 1, fill: (store) => store.put('job1', '5 0 12 * * *') })
+  await bench.start()
+  bench.store.put('job1', '5 0 12 * * 0-6')
+  await bench.pass(5_000)
+  assert.deepEqual(decided(bench, 'job1'), [5])
+  await bench.schedules.stop()
+})
+
+test('while the database is away due times wait, and nothing is lost or doubled when it is back', async () => {
+  const bench = scheduleBench({
+    secondsPast: 1,
+    fill: (store) => store.put('job1', '*/2 * * * * *', { sinceMs: NOON + 1_000 }),
+  })
+  await bench.start()
+  for (let n = 0; n < 4; n++) bench.store.troubles.push({ call: 'fire', error: AWAY })
+  await bench.pass(19_500)
+  assert.deepEqual(decided(bench, 'job1'), [2, 4, 6, 8, 10, 12, 14, 16, 18, 20])
+  assert.ok(bench.log.has('warn', 'schedule.fire_delayed'))
+  await bench.schedules.stop()
+})
+
+test('[TM-054] an occurrence that cannot be enqueued fails alone, is noted, and the next one is tried', async () => {
+  const bench = scheduleBench({
+    secondsPast: 1,
+    fill: (store) => {
+      store.put('job1', '*/5 * * * * *', { sinceMs: NOON + 1_000 })
+      store.put('job2', '*/5 * * * * *', { sinceMs: NOON + 1_000 })
+    },
+  })
+  await bench.start()
+  const refusal = () => new EngineError('STORE_FAILED', 'violates a check', { retryable: false })
+  bench.store.troubles.push({ call: 'fire', error: refusal() }, { call: 'fire', error: refusal() })
+  await bench.pass(4_500)
+  assert.deepEqual(bench.store.failed, [`job1@${NOON + 5_000}`])
+  assert.equal(bench.scheduler.getState(generateRunId('job1', NOON + 5_000))!.state, 'failed')
+  await bench.pass(5_000)
+  assert.deepEqual(decided(bench, 'job1'), [10])
+  assert.deepEqual(decided(bench, 'job2'), [5, 10])
+  await bench.schedules.stop()
+})
+
+test('a restart inside the grace time runs what was missed meanwhile, once, and repeats nothing', async () => {
+  const bench = scheduleBench({
+    secondsPast: 20,
+    fill: (store) => {
+      store.put('job1', '*/5 * * * * *', { catchUp: 'none', sinceMs: NOON - 1, lastScheduledMs: NOON + 5_000 })
+      store.decided.set(`job1@${NOON}`, { jobId: 1_000, atMs: NOON })
+      store.decided.set(`job1@${NOON + 5_000}`, { jobId: 1_001, atMs: NOON })
+    },
+  })
+  await bench.start()
+  await bench.pass(5_000)
+  assert.deepEqual(decided(bench, 'job1'), [0, 5, 10, 15, 20, 25])
+  assert.equal(bench.schedules.counts.taken, 0, 'what the store knows is not even asked for')
+  await bench.schedules.stop()
+})
+
+for (const [catchUp, expected] of [
+  ['none', [0]],
+  ['one', [0]],
+  ['all', [-1200, -900, -600, -300, 0]],
+] as const)
+  test(`after downtime, catch-up ${catchUp}: ${expected.length} of five missed due times run`, async () => {
+    const bench = scheduleBench({
+      secondsPast: 10,
+      fill: (store) =>
+        store.put('job1', '*/5 * * * *', { catchUp, sinceMs: NOON - 5_000_000, lastScheduledMs: NOON - 1_500_000 }),
+    })
+    await bench.start()
+    await bench.pass(2_000)
+    assert.deepEqual(decided(bench, 'job1'), expected)
+    await bench.schedules.stop()
+  })
+
+test('catch-up one runs the newest missed time alone, also when several lie in the grace time', async () => {
+  const bench = scheduleBench({
+    secondsPast: 12,
+    fill: (store) => {
+      store.put('often', '*/5 * * * * *', { catchUp: 'one', lastScheduledMs: NOON - 600_000 })
+      store.put('seldom', '0 30 * * * *', { catchUp: 'one', lastScheduledMs: NOON - 5_400_000, sinceMs: 0 })
+    },
+  })
+  await bench.start()
+  await bench.pass(1_000)
+  assert.deepEqual(decided(bench, 'often'), [10])
+  assert.deepEqual(decided(bench, 'seldom'), [-1_800])
+  await bench.schedules.stop()
+})
+
+test('catch-up reaches no further back than its window, and not before the schedule was made', async () => {
+  const bench = scheduleBench({
+    secondsPast: 40,
+    fill: (store) => {
+      store.put('window', '*/5 * * * *', { catchUp: 'all', catchUpMs: 700_000, sinceMs: 0 })
+      store.put('young', '*/5 * * * *', { catchUp: 'all', sinceMs: NOON - 400_000 })
+    },
+  })
+  await bench.start()
+  await bench.pass(1_000)
+  assert.deepEqual(decided(bench, 'window'), [-600, -300, 0])
+  assert.deepEqual(decided(bench, 'young'), [-300, 0])
+  await bench.schedules.stop()
+})
+
+test('a process that slept for long makes up for what it missed as the schedules say', async () => {
+  const bench = scheduleBench({
+    secondsPast: 1,
+    fill: (store) => {
+      store.put('one', '0 * * * * *', { catchUp: 'one', sinceMs: NOON })
+      store.put('none', '0 * * * * *', { catchUp: 'none', sinceMs: NOON })
+    },
+  })
+  await bench.start()
+  await bench.pass(60_000)
+  for (const id of ['one', 'none'])
+    bench.store.rows.set(id, { ...bench.store.rows.get(id)!, lastScheduledMs: NOON + 60_000 })
+  bench.clock.jump(5 * MINUTE + 45_000) // 12:06:46: the newest missed time is 46 s ago
+  await bench.pass(5_000)
+  assert.deepEqual(decided(bench, 'one'), [60, 360])
+  assert.deepEqual(decided(bench, 'none'), [60])
+  await bench.schedules.stop()
+})
+
+test('jitter spreads occurrences over its time, the same for every node, and none before its due time', async () => {
+  const schedule = { id: 'job1', jitterMs: 1_000 }
+  const spread = new Set(Array.from({ length: 200 }, (_, n) => jitterOf(schedule, NOON + n * MINUTE)))
+  assert.ok(spread.size > 150)
+  for (const ms of spread) assert.ok(ms >= 0 && ms <= 1_000)
+  const bench = scheduleBench({
+    secondsPast: 1,
+    fill: (store) => store.put('job1', '5 0 12 * * *', { jitterMs: 60_000 }),
+  })
+  await bench.start()
+  const dueMs = NOON + 5_000 + jitterOf({ id: 'job1', jitterMs: 60_000 }, NOON + 5_000)
+  await bench.pass(dueMs - bench.clock.wallMs() - 1)
+  assert.equal(bench.store.decided.size, 0)
+  await bench.pass(2, 1)
+  assert.equal([...bench.store.decided.values()][0]!.atMs - dueMs <= 1, true)
+  assert.ok(!bench.log.lines.some((line) => /orphan|missed/.test(line.event)), 'a run that waits for its jitter lives')
+  await bench.schedules.stop()
+})
+
+test("the database's time is met by many answers, whatever this machine's clock says, and follows when it is set", () => {
+  const clock = new ManualClock(1_000_000)
+  const time = new DatabaseTime(clock)
+  assert.equal(time.nowMs(), 1_000_000, 'our own until the first answer')
+  const offsetMs = 300_000
+  const ask = (outMs: number, backMs: number) => {
+    const sentMs = clock.steadyMs()
+    clock.advance(outMs)
+    const database = clock.steadyMs() + offsetMs
+    clock.advance(backMs)
+    time.note(sentMs, clock.steadyMs(), database)
+  }
+  ask(50, 2)
+  assert.ok(Math.abs(time.offsetMs() - offsetMs) <= 26)
+  ask(1, 1)
+  ask(0.2, 0.3)
+  ask(100, 0)
+  assert.ok(Math.abs(time.nowMs() - clock.steadyMs() - offsetMs) < 0.5, 'a slow answer spoils nothing')
+  time.note(clock.steadyMs(), clock.steadyMs(), clock.steadyMs() - 7_000)
+  assert.equal(Math.round(time.nowMs() - clock.steadyMs()), -7_000)
+})
+
+test('a simulated day of 10,000 schedules, index by index, loses nothing and doubles nothing', () => {
+  const crons = [
+    '* 3 * * *',
+    '*/15 * * * *',
+    '7 * * * *',
+    '30 9 * * 1-5',
+    '0 0 1 * *',
+    '*/30 8-18 * * *',
+    '5,35 */2 * * *',
+    '59 23 * * *',
+  ]
+  const zones = ['UTC', 'Europe/Berlin', 'America/New_York', 'Asia/Kolkata']
+  const schedules = Array.from({ length: 10_000 }, (_, n) => ({
+    id: `schedule ${n}`,
+    n,
+    plan: parseCron(crons[n % crons.length]!, zones[(n >>> 3) % zones.length]!),
+  }))
+  const dayMs = Date.UTC(2026, 2, 29) // clocks go forward in Berlin
+  const endMs = dayMs + 24 * 60 * MINUTE
+  const launched = new Uint8Array(schedules.length * 1_440)
+  const at = (n: number, dueMs: number) => n * 1_440 + (dueMs - dayMs) / MINUTE
+  const index = new RunIndex<(typeof schedules)[number]>()
+  let runs = 0
+  // the loop looks at [now - grace, now + pre-schedule); what it launched stays known for the grace time
+  const known = new Map<string, number>()
+  for (let nowMs = dayMs; nowMs < endMs; nowMs += 5_000) {
+    if ((nowMs - dayMs) % (5 * MINUTE) === 0) {
+      const builder = new RunsBuilder(schedules, nowMs - 30_000, nowMs + 10 * MINUTE)
+      let built = builder.step(1, systemClock)
+      while (built === null) built = builder.step(1, systemClock)
+      index.swap(built)
+      for (const [runId, dueMs] of known) if (dueMs < nowMs - 30_000) known.delete(runId)
+    }
+    index.query(Math.max(dayMs, nowMs - 30_000), Math.min(endMs, nowMs + 10_000), (schedule, dueMs) => {
+      const runId = generateRunId(schedule.id, dueMs)
+      if (known.has(runId)) return
+      known.set(runId, dueMs)
+      launched[at(schedule.n, dueMs)]!++
+      runs++
+    })
+  }
+  let expected = 0
+  for (const { plan, n } of schedules)
+    for (const dueMs of occurrencesBetween(plan, dayMs, endMs)) {
+      expected++
+      if (launched[at(n, dueMs)] !== 1)
+        assert.fail(`schedule ${n} at ${new Date(dueMs).toISOString()}: ${launched[at(n, dueMs)]}`)
+    }
+  assert.equal(runs, expected)
+  assert.equal(buildRuns(schedules, dayMs, endMs).length, expected)
+})

@@ -1,0 +1,231 @@
+// Schedules and a loop on a clock that the test moves, over a database that is a few lines long.
+
+import { nextTurn } from '../../engine/base/clock.ts'
+import { EngineError } from '../../engine/base/errors.ts'
+import { parseCron } from '../../engine/schedule/cron.ts'
+import { nextAfter } from '../../engine/schedule/occurrences.ts'
+import type { RunUpdate } from '../../engine/scheduler/needs.ts'
+import { Schedules, type SchedulesSettings } from '../../engine/schedules.ts'
+import { DatabaseTime } from '../../engine/store/database-time.ts'
+import type { Fired, FireItem, LoadedSchedule } from '../../engine/store/schedule-store.ts'
+import type { ManualClock } from './manual-clock.ts'
+import { type Bench, chunk, type FakeLog, schedulerBench, task } from './scheduler-fakes.ts'
+
+export interface FakeRow extends LoadedSchedule {
+  paused: boolean
+}
+
+/** Decides like the database: one row per occurrence. Several engines may share one. */
+export class FakeScheduleStore {
+  readonly time: DatabaseTime
+  readonly rows = new Map<string, FakeRow>()
+  readonly decided = new Map<string, { jobId: number; atMs: number }>()
+  readonly errors: [string, string | null][] = []
+  readonly failed: string[] = []
+  readonly loads: number[] = []
+  /** Thrown by the next call of this name. */
+  readonly troubles: { call: 'digest' | 'load' | 'fire'; error: Error }[] = []
+  readonly #clock: ManualClock
+  #changes = 0
+  #nextJob = 1
+
+  constructor(clock: ManualClock) {
+    this.#clock = clock
+    this.time = new DatabaseTime(clock)
+  }
+
+  put(id: string, cron: string, more: Partial<FakeRow> = {}): void {
+    this.#changes++
+    const old = this.rows.get(id)
+    this.rows.set(id, {
+      id,
+      revision: (old?.revision ?? 0) + 1,
+      cron,
+      timeZone: 'UTC',
+      sinceMs: this.#clock.wallMs() - 3_600_000,
+      startsMs: null,
+      endsMs: null,
+      jitterMs: 0,
+      overlap: 'allow',
+      catchUp: 'none',
+      catchUpMs: 86_400_000,
+      error: null,
+      lastScheduledMs: null,
+      paused: false,
+      ...more,
+    })
+  }
+
+  delete(id: string): void {
+    this.#changes++
+    this.rows.delete(id)
+  }
+
+  async sync(): Promise<void> {
+    this.#note()
+  }
+
+  async digest() {
+    this.#trouble('digest')
+    this.#note()
+    return { schedules: this.rows.size, digest: `${this.rows.size} ${this.#changes}` }
+  }
+
+  async load(): Promise<LoadedSchedule[]> {
+    this.#trouble('load')
+    this.loads.push(this.#clock.wallMs())
+    return [...this.rows.values()].filter((row) => !row.paused)
+  }
+
+  async decidedSince(atMs: number) {
+    return [...this.decided.keys()]
+      .map((key) => ({ scheduleId: key.split('@')[0]!, scheduledAtMs: Number(key.split('@')[1]) }))
+      .filter((it) => it.scheduledAtMs >= atMs)
+  }
+
+  async fire(_nodeId: number, items: readonly FireItem[]): Promise<Fired[]> {
+    this.#trouble('fire')
+    this.#note()
+    return items.map((item): Fired => {
+      const row = this.rows.get(item.scheduleId)
+      const lateMs = this.#clock.steadyMs() - item.scheduledAtMs - item.jitterMs
+      const no = (outcome: Fired['outcome']): Fired => ({ outcome, jobId: null, queueId: null, lateMs })
+      if (row === undefined) return no('gone')
+      const key = `${item.scheduleId}@${item.scheduledAtMs}`
+      if (this.decided.has(key)) return no('taken')
+      if (row.paused) return no('paused')
+      if (row.revision !== item.revision) return no('changed')
+      if (item.scheduledAtMs <= row.sinceMs) return no('out')
+      if (lateMs < 0) return no('early')
+      if (nextAfter(parseCron(row.cron), item.scheduledAtMs - 1) !== item.scheduledAtMs)
+        throw new Error(`${key} is not due at all`)
+      const jobId = this.#nextJob++
+      this.decided.set(key, { jobId, atMs: this.#clock.wallMs() })
+      return { outcome: 'enqueued', jobId, queueId: 1, lateMs }
+    })
+  }
+
+  async fireFailed(_nodeId: number, scheduleId: string, scheduledAtMs: number): Promise<void> {
+    this.failed.push(`${scheduleId}@${scheduledAtMs}`)
+  }
+
+  async noteError(id: string, _revision: number, error: string | null): Promise<void> {
+    this.errors.push([id, error])
+    const row = this.rows.get(id)
+    if (row) this.rows.set(id, { ...row, error })
+  }
+
+  async clean(): Promise<number> {
+    return 0
+  }
+
+  #note(): void {
+    this.time.note(this.#clock.steadyMs(), this.#clock.steadyMs(), this.#clock.steadyMs())
+  }
+
+  #trouble(call: string): void {
+    const at = this.troubles.findIndex((it) => it.call === call)
+    if (at >= 0) throw this.troubles.splice(at, 1)[0]!.error
+  }
+}
+
+export const AWAY = new EngineError('STORE_UNREACHABLE', 'the database is away', { retryable: true })
+
+export interface ScheduleBench extends Bench {
+  readonly store: FakeScheduleStore
+  readonly schedules: Schedules
+  readonly updates: RunUpdate[]
+  /** Jobs that were enqueued come back by a claim. False: somebody else claims them. */
+  claims: boolean
+  /** Loads, and starts the loop. */
+  start(): Promise<void>
+  /** Moves time in steps, and lets everything that was asked for be answered in between. */
+  pass(ms: number, stepMs?: number): Promise<void>
+}
+
+/** Noon of a day in 2026 and `secondsPast`, as everybody sees it. */
+export const NOON = Date.UTC(2026, 0, 1, 12)
+
+export function scheduleBench(
+  options: {
+    secondsPast?: number
+    settings?: Partial<SchedulesSettings & { preScheduleMs: number }>
+    fill?: (store: FakeScheduleStore) => void
+  } = {},
+): ScheduleBench {
+  const { settings } = options
+  const updates: RunUpdate[] = []
+  let schedules!: Schedules
+  const bench = schedulerBench({
+    tasks: [task('work')],
+    ...(settings && { settings: { ...settings } }),
+    needs: {
+      occurrences: {
+        index: {
+          get length() {
+            return schedules.occurrences.index.length
+          },
+          query: (startMs, endMs, visit) => schedules.occurrences.index.query(startMs, endMs, visit),
+        },
+        nowMs: () => schedules.occurrences.nowMs(),
+        launch: () => schedules.occurrences.launch(),
+        update(update) {
+          updates.push(update)
+          return schedules.occurrences.update(update)
+        },
+      },
+    },
+  })
+  bench.clock.advance(NOON - bench.clock.wallMs() + (options.secondsPast ?? 0) * 1_000)
+  const store = new FakeScheduleStore(bench.clock)
+  options.fill?.(store)
+  schedules = new Schedules(
+    {
+      clock: bench.clock,
+      log: bench.log as FakeLog,
+      store,
+      runs: bench.scheduler,
+      nodeId: () => 1,
+      onEnqueued: () => {
+        if (!self.claims) return
+        for (const { jobId } of store.decided.values()) {
+          if (jobId <= claimed) continue
+          claimed = jobId
+          const chunks = [chunk(jobId, 1)]
+          // the answer to the claim comes after the answer to the fire
+          void nextTurn().then(() => {
+            schedules.arrived(chunks)
+            bench.scheduler.arrive(chunks)
+          })
+        }
+      },
+    },
+    { indexRebuildMs: 60_000, lookaheadMs: 600_000, graceMs: 30_000, orchestratorHeartbeatMs: 10_000, ...settings },
+  )
+  let claimed = 0
+  const self: ScheduleBench = {
+    ...bench,
+    store,
+    schedules,
+    updates,
+    claims: true,
+    async start() {
+      await schedules.start()
+      bench.scheduler.start()
+      await self.pass(0)
+    },
+    async pass(ms, stepMs = 500) {
+      const untilMs = bench.clock.steadyMs() + ms
+      for (;;) {
+        for (let turn = 0; turn < 6; turn++) {
+          bench.settle()
+          await nextTurn()
+        }
+        const leftMs = untilMs - bench.clock.steadyMs()
+        if (leftMs <= 0) return
+        bench.advance(Math.min(stepMs, leftMs), Math.min(stepMs, leftMs))
+      }
+    },
+  }
+  return self
+}

@@ -2,14 +2,16 @@
 // away: real processes, a real server, through the public API. What happened is judged by support/history.ts.
 
 import assert from 'node:assert/strict'
-import { randomUUID } from 'node:crypto'
+import { randomInt, randomUUID } from 'node:crypto'
 import { after, test } from 'node:test'
 import pg from 'pg'
+import { systemClock } from '../engine/base/clock.ts'
 import { type ClientOptions, createClient, type EngineOptions } from '../engine/engine.ts'
 import type { Client } from '../engine/index.ts'
 import { type OwnServer, openOwnServer, openTestDatabase, type TestDatabase } from './support/database.ts'
+import { type Dice, diceOf } from './support/dice.ts'
 import { type EngineProcess, endAll, startEngine } from './support/engine-process.ts'
-import { History } from './support/history.ts'
+import { type Acknowledged, History } from './support/history.ts'
 import { openStore } from './support/store.ts'
 import { until } from './support/until.ts'
 
@@ -18,6 +20,7 @@ const MINUTE = 60_000
 
 /** A schema, a client, a history, and engines on them. */
 interface Bundle {
+  readonly schema: string
   readonly history: History
   readonly client: Client
   engine(options?: EngineOptions): EngineProcess
@@ -34,6 +37,7 @@ function openBundle(on: Pick<TestDatabase, 'url' | 'query'> & { schema: string }
   const query = <Row extends Record<string, unknown>>(sql: string, params?: unknown[]) =>
     on.query<Row>(sql.replace(/\bmillrace\./g, `"${on.schema}".`), params)
   return {
+    schema: on.schema,
     history,
     client,
     query,
@@ -264,6 +268,79 @@ test(
       await engine.stop()
     }),
 )
+
+const CHAOS_JOBS = 2_000
+const CHAOS_MS = Number(process.env.CHAOS_MS ?? 10_000)
+
+test('[PC-035] [PC-036] [PS-047] [TM-086] [TM-099] chaos: engines killed and frozen, sessions cut, and every job ends once, in its order, not before its time', {
+  timeout: 3 * MINUTE + CHAOS_MS,
+}, async (t) => {
+  const seed = Number(process.env.CHAOS_SEED ?? randomInt(1, 2 ** 31))
+  t.diagnostic(`CHAOS_SEED=${seed}`)
+  const dice = diceOf(seed)
+  await withBundle(async (bundle) => {
+    const { client, history, query } = bundle
+    await putRandom(bundle, dice, CHAOS_JOBS / 2)
+    const begunAtMs = systemClock.wallMs()
+    // no job is poison here: whoever dies, dies by our hand
+    const launch = () => bundle.engine({ rescuesMax: 100 })
+    const engines = [launch(), launch(), launch()]
+    await Promise.all(engines.map((engine) => engine.ready()))
+    const faults = { kill: 0, freeze: 0, cut: 0 }
+    const untilMs = systemClock.steadyMs() + CHAOS_MS
+    while (systemClock.steadyMs() < untilMs) {
+      await systemClock.sleep(dice.whole(50, 500))
+      await putRandom(bundle, dice, CHAOS_JOBS / 40).catch(() => {}) // not acknowledged: it may be there or not
+      const at = dice.whole(0, engines.length - 1)
+      const fault = dice.pick(['kill', 'freeze', 'cut', 'cut'] as const)
+      faults[fault]++
+      if (fault === 'kill') {
+        await engines[at]!.kill9()
+        engines[at] = launch()
+      } else if (fault === 'freeze') {
+        const frozen = engines[at]!
+        frozen.signal('SIGSTOP')
+        await systemClock.sleep(dice.pick([100, 1_500]))
+        frozen.signal('SIGCONT')
+      } else {
+        await query(
+          `select pg_terminate_backend(pid) from (select pid from pg_stat_activity
+          where pid <> pg_backend_pid() and application_name like 'millrace%' and query like $1 order by random() limit $2) as picked`,
+          [`%${bundle.schema}%`, dice.whole(1, 4)],
+        )
+      }
+    }
+    await bundle.empty()
+    const verdict = await history.check(query, { orderedBeforeMs: begunAtMs })
+    t.diagnostic(JSON.stringify({ ...faults, ...verdict }))
+    assert.ok(verdict.lost > 0 && verdict.again > 0, 'the faults were felt')
+    assert.deepEqual(
+      engines.filter((engine) => engine.isOver),
+      [],
+    )
+    await Promise.all(engines.map((engine) => engine.stop()))
+    assert.deepEqual(await query('select id from millrace.node'), [])
+    assert.equal((await client.console.jobs({ state: 'running' })).length, 0)
+  })
+})
+
+/** Jobs of every kind, with what is known of how they must end. */
+async function putRandom({ client, history }: Bundle, dice: Dice, count: number): Promise<void> {
+  const items = Array.from({ length: count }, () => {
+    const failures = dice.pick([0, 0, 0, 0, 1, 2, 9])
+    const group = dice.next() < 0.3 ? `group ${dice.whole(1, 20)}` : null
+    const runAtMs = group === null && dice.next() < 0.1 ? systemClock.wallMs() + dice.whole(100, 3_000) : null
+    const priority = dice.whole(-2, 2)
+    const options = { priority, ...(group === null ? {} : { group }), ...(runAtMs === null ? {} : { runAt: runAtMs }) }
+    const payload = { failures, ...dice.pick([{ spinMs: dice.whole(0, 4) }, { restMs: dice.whole(0, 60) }]) }
+    const task = dice.pick(['witness', 'witness-shared'])
+    const end: Acknowledged['end'] = failures >= 3 ? 'failed' : 'completed'
+    return { item: { task, payload, options }, facts: { group, priority, runAtMs, end } }
+  })
+  const done = await client.enqueueMany(items.map(({ item }) => item))
+  const ids = done.ids.flatMap(({ first, count }) => Array.from({ length: count }, (_, at) => first + at))
+  for (const [at, { facts }] of items.entries()) history.acknowledge(ids[at]!, facts)
+}
 
 test('a node frozen amid a transaction, even amid a COPY, does not keep its jobs from being rescued', {
   timeout: MINUTE,

@@ -7,6 +7,7 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { ERROR_CODES } from '../engine/base/errors.ts'
+import { CHUNK_JOBS_MAX, MAX_ATTEMPTS_MAX, PARTITION_JOBS, PRIORITY_MAX, PRIORITY_MIN } from '../engine/base/limits.ts'
 import { SETTING_NAMES } from '../engine/config/settings.ts'
 import { DURABLE_STATES, OUTCOME } from '../engine/orchestrator/states.ts'
 import {
@@ -191,6 +192,16 @@ test('the view shows the durable states, and the console and the types know the 
   assert.deepEqual(shown, [...wanted, ...Object.keys(STATES_BESIDE)].sort())
   const type = /export type JobState =([\s\S]+?)\n\n/.exec(readText('engine/api.ts'))![1]!
   assert.deepEqual(quoted(type).sort(), shown)
+})
+
+test('limits that stand in the code and in the tables are the same', () => {
+  const text = sqlText()
+  const first = (pattern: RegExp) => Number(pattern.exec(text)?.[1])
+  assert.equal(first(/v_span constant bigint := (\d+);/), PARTITION_JOBS)
+  assert.equal(first(/count between 0 and (\d+)/), CHUNK_JOBS_MAX)
+  assert.equal(first(/priority between (-?\d+) and/), PRIORITY_MIN)
+  assert.equal(first(/priority between -?\d+ and (\d+)/), PRIORITY_MAX)
+  assert.equal(first(/max_attempts between 1 and (\d+)/), MAX_ATTEMPTS_MAX)
 })
 
 // ------------------------------------------------------------------ SQL

@@ -1,5 +1,5 @@
-// Starting and stopping. A part starts once, goes quiet (takes no new work), and stops within a deadline. Parts start
-// upwards, go quiet all at once, and stop downwards, all under one deadline.
+// Starting and stopping. A part starts once, goes quiet (takes no new work), and stops within a deadline. engine.ts
+// starts parts upwards, quiets them all at once, and stops them downwards, all under one deadline.
 
 import type { Clock } from './clock.ts'
 
@@ -26,32 +26,4 @@ export interface Part {
   quiet(): void
   /** Ends within the deadline. Safe twice, safe without start. */
   stop(deadline: Deadline): Promise<void>
-}
-
-/** Starts parts in order; when one fails, stops those that had started and throws its error. */
-export async function startAll(parts: readonly Part[], onFailure: () => Deadline): Promise<void> {
-  const started: Part[] = []
-  for (const part of parts) {
-    try {
-      await part.start()
-      started.push(part)
-    } catch (error) {
-      await stopAll(started, onFailure())
-      throw error
-    }
-  }
-}
-
-/** Quiets all, then stops in reverse order. Every part gets its turn; the first error is thrown at the end. */
-export async function stopAll(parts: readonly Part[], deadline: Deadline): Promise<void> {
-  for (const part of parts) part.quiet()
-  let first: unknown
-  for (const part of [...parts].reverse()) {
-    try {
-      await part.stop(deadline)
-    } catch (error) {
-      first ??= error
-    }
-  }
-  if (first !== undefined) throw first
 }

@@ -142,11 +142,12 @@ export function openSchedules(needs: ScheduleVerbsNeeds): Schedules {
     async upcoming(id, count = 10) {
       wholeOf('count', count, 1, LIST_MAX)
       const row = await find(id)
-      const plan = parseCron(row.cron as string, row.time_zone as string)
+      const timeZone = row.time_zone as string
+      const plan = parseCron(row.cron as string, timeZone)
       const times: UpcomingRow[] = []
       let atMs = nextOf(row, plan, await nowMs(store))
       while (atMs !== null && times.length < count && atMs < (msOf(row.ends_at) ?? Number.POSITIVE_INFINITY)) {
-        times.push({ at: new Date(atMs), local: localText(atMs, plan.timeZone), timeZone: plan.timeZone })
+        times.push({ at: new Date(atMs), local: localText(atMs, timeZone), timeZone })
         atMs = nextAfter(plan, atMs)
       }
       return times
@@ -229,7 +230,7 @@ function checkDefinition(needs: ScheduleVerbsNeeds, given: ScheduleDefinition): 
     row: {
       id: nameOf('id', given.id ?? task),
       cron: plan.expression,
-      timeZone: plan.timeZone,
+      timeZone,
       payload: job.json,
       options: { ...options, maxAttempts: job.maxAttempts },
       startsMs,

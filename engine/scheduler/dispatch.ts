@@ -79,6 +79,7 @@ export class Dispatcher {
   started(slot: number, atSteadyMs: number): void {
     const lane = this.lanes[this.#slots.lane[slot]!]!
     lane.running++
+    lane.isDeaf = false
     if (atSteadyMs > lane.progressSteadyMs) lane.progressSteadyMs = atSteadyMs
   }
 
@@ -96,6 +97,7 @@ export class Dispatcher {
     lane.outstanding--
     if (ran) {
       lane.running--
+      lane.isDeaf = false
       lane.progressSteadyMs = nowSteadyMs
     }
     if (lane.mode === MODE.shared) {
@@ -150,7 +152,9 @@ export class Dispatcher {
         continue
       }
       if (lane.running > 0) this.#slots.ref[lane.head]!.task.learnAtLeast(nowSteadyMs - lane.progressSteadyMs)
+      const isDeaf = this.#hasSeatsForAll(lane)
       stolen += this.takeBack(lane, nowSteadyMs)
+      lane.isDeaf = isDeaf && lane.outstanding > 0
     }
     this.nextStealMs = nextLook
     return stolen
@@ -165,7 +169,23 @@ export class Dispatcher {
     return Math.min(full, lane.expectedMs)
   }
 
+  /** Jobs that the lane could begin at once beside those that it has: only where jobs share it. */
+  seats(lane: LaneState): number {
+    if (lane.mode !== MODE.shared || lane.isDeaf || lane.reservedFor !== MODE.free) return 0
+    let most = 0
+    for (const [task, jobs] of lane.shares) most = Math.max(most, task.concurrency - jobs)
+    return most
+  }
+
+  /** Nothing waits in the lane for the end of another: what it was fed should begin at once. */
+  #hasSeatsForAll(lane: LaneState): boolean {
+    if (lane.mode !== MODE.shared) return false
+    for (const [task, jobs] of lane.shares) if (jobs > task.concurrency) return false
+    return true
+  }
+
   #stuckAt(lane: LaneState): number {
+    if (this.#hasSeatsForAll(lane)) return Math.max(lane.progressSteadyMs, lane.fedSteadyMs) + STEAL_UNBEGUN_MS
     if (lane.running === 0) return lane.progressSteadyMs + STEAL_UNBEGUN_MS
     const { task } = this.#slots.ref[lane.head]!
     // A shared job costs the lane a fraction of the time that it takes.
@@ -187,6 +207,8 @@ export class Dispatcher {
   #accepts(lane: LaneState): boolean {
     if (lane.outstanding === 0) return this.#pool.isOpen(lane.index)
     if (lane.mode === MODE.alone || lane.reservedFor !== MODE.free) return false
+    // long jobs that share a lane do not fill it: its seats do
+    if (lane.mode === MODE.shared) return !lane.isDeaf && this.#pool.isOpen(lane.index)
     if (lane.mode === MODE.exclusive && lane.expectedMs > BATCH_MS) return false
     return this.#stuckAt(lane) > this.#nowSteadyMs && this.#pool.isOpen(lane.index)
   }
@@ -208,7 +230,8 @@ export class Dispatcher {
   #batchOf(task: TaskState, lane: LaneState): number {
     if (task.isShared) {
       const k = task.concurrency
-      const ahead = task.known ? Math.max(1, Math.floor((k * BATCH_MS) / Math.max(task.meanMs, 1e-3))) : 0
+      const isLate = lane.running > 0 && lane.progressSteadyMs + task.meanMs + STEAL_AFTER_MS <= this.#nowSteadyMs
+      const ahead = task.known && !isLate ? Math.max(1, Math.floor((k * BATCH_MS) / Math.max(task.meanMs, 1e-3))) : 0
       return Math.min(BATCH_JOBS_MAX, k + Math.min(ahead, BATCH_JOBS_MAX)) - (lane.shares.get(task) ?? 0)
     }
     if (lane.outstanding === 0) return task.known ? Math.max(1, Math.floor(BATCH_MS / task.costMs)) : 1
@@ -272,6 +295,7 @@ export class Dispatcher {
   #give(lane: LaneState, holding: Holding, from: number, to: number, mode: Mode): void {
     const { slots } = this.#pieceOf(lane, holding, from, to)
     if (lane.outstanding === 0) lane.progressSteadyMs = this.#nowSteadyMs
+    lane.fedSteadyMs = this.#nowSteadyMs
     lane.mode = mode
     lane.outstanding += slots
     if (mode === MODE.shared) lane.shares.set(holding.task, (lane.shares.get(holding.task) ?? 0) + slots)
@@ -347,6 +371,7 @@ export class Dispatcher {
   #emptied(lane: LaneState): void {
     lane.expectedMs = 0
     lane.running = 0
+    lane.isDeaf = false
     lane.mode = MODE.free
     lane.guilty = NO_SLOT
     lane.shares.clear()

@@ -24,6 +24,10 @@ export class LaneState {
   reservedFor: Mode = MODE.free
   /** Steady time of the last sign that the lane moves: fed when empty, a start, an end. */
   progressSteadyMs = 0
+  /** Steady time of the last feeding. */
+  fedSteadyMs = 0
+  /** A shared lane that did not begin what it had a seat for: its thread computes. Over with its next start or end. */
+  isDeaf = false
   /** The job because of which the lane is being killed. */
   guilty = NO_SLOT
   /** Outstanding jobs per shared task. */

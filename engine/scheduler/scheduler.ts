@@ -82,6 +82,7 @@ export class Scheduler {
   /** Takes claimed jobs in. After quiet() they are given back at once. */
   arrive(chunks: readonly ClaimedChunk[]): void {
     if (!this.#iterating) this.#jobs.now.renew()
+    this.#lastRoom = 0 // what is wanted after these is news again
     if (this.#life === 'open') this.#jobs.arrive(chunks)
     else this.#jobs.refuse(chunks)
     this.wake()
@@ -182,8 +183,8 @@ export class Scheduler {
 
   /**
    * How many more jobs it wants to be claimed now. 0 when quiet, when the writer of outcomes is behind, and when enough
-   * is held; at least one per idle lane otherwise. Of jobs whose length nobody knows only as many as lanes are idle, so
-   * that a few long ones spread over the nodes.
+   * is held; at least one per idle lane otherwise, and one per free seat of a lane that jobs share, however long those
+   * take. Of jobs whose length nobody knows only as many as lanes are idle, so that a few long ones spread over the nodes.
    */
   wanted(): number {
     const jobs = this.#jobs
@@ -192,11 +193,13 @@ export class Scheduler {
     if (this.#life !== 'open' || room <= 0 || !this.#needs.outcomes.hasRoom()) return 0
     const { lanes } = jobs.dispatcher
     let alive = 0
-    let idle = 0
+    let idle = 0 // lanes, or seats of them
     let workMs = 0
     for (const lane of lanes) {
-      if (lane.outstanding > 0) workMs += jobs.dispatcher.workMs(lane, jobs.now.steadyMs, AHEAD_MS)
-      else if (this.#needs.lanes.isOpen(lane.index)) idle++
+      if (lane.outstanding > 0) {
+        workMs += jobs.dispatcher.workMs(lane, jobs.now.steadyMs, AHEAD_MS)
+        if (this.#needs.lanes.isOpen(lane.index)) idle += jobs.dispatcher.seats(lane)
+      } else if (this.#needs.lanes.isOpen(lane.index)) idle++
       else continue // its thread is gone, or not there yet
       alive++
     }

@@ -933,5 +933,7 @@ test('fifty starts and stops, some with a kill, leave nothing behind', async () 
     assert.equal(h.pool.hasReports(), false)
   }
   await sleep(50)
-  assert.deepEqual(handles(), before)
+  const more = handles()
+  for (const kind of before) if (more.includes(kind)) more.splice(more.indexOf(kind), 1) // earlier tests may still be closing
+  assert.deepEqual(more, [])
 })

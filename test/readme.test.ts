@@ -78,6 +78,10 @@ test('the SQL of the README enqueues a job and shows it', async () => {
   }
 })
 
+test('schedules are registered, and their next time is told in their zone', () => {
+  assert.match(run('schedules.js'), /^\[ 'report', 'sweep' \] \d+-\d+-\d+ 09:00/)
+})
+
 test('dead letters are listed and requeued, and queues are shown, as the README does it', () => {
   assert.match(run('care.js'), /0 requeued[\s\S]*queue: 'mail'/)
 })
@@ -87,7 +91,7 @@ test('every command that the README shows exists, with the flags that it shows',
   assert.ok(lines.length > 8)
   for (const line of lines) {
     const words = line.split(' ').slice(2)
-    const command = words[0] === 'dead' ? words.slice(0, 2) : words.slice(0, 1)
+    const command = ['dead', 'schedules'].includes(words[0]!) ? words.slice(0, 2) : words.slice(0, 1)
     const { status, stdout } = spawnSync(process.execPath, [join(ROOT, 'engine'), ...command, '--help'], {
       encoding: 'utf8',
     })

@@ -193,7 +193,7 @@ test(
 )
 
 test(
-  '[PC-049] [TM-094] an engine frozen beyond its limit is fenced: its late reports are refused, it rejoins and works on',
+  '[PC-049] [PS-042] an engine frozen beyond its limit is fenced: its late reports are refused, it rejoins and works on',
   {
     timeout: 3 * MINUTE,
   },
@@ -203,11 +203,26 @@ test(
       await Promise.all([frozen.ready(), other.ready()])
       await putTenThousand(bundle)
       await inTheMiddle(bundle)
+      // these end while it is frozen: their reports are the first thing that it has to say afterwards
+      const late = Array.from({ length: 10 }, () => ({ restMs: 500 }))
+      const options = { priority: 1 }
+      bundle.history.acknowledgeMany(await bundle.client.enqueueMany('witness-shared', late, options))
+      const isLate = (jobId: number) => jobId >= bundle.history.ids.at(-late.length)!
+      await until('it runs some of them', () =>
+        bundle.history.executions().some(({ jobId, pid }) => isLate(jobId) && pid === frozen.pid),
+      )
       frozen.signal('SIGSTOP')
       await other.line('node.rescued')
       frozen.signal('SIGCONT')
       await frozen.line('engine.rejoined')
       await bundle.empty()
+      const { stale, lateReports } = await frozen.stats()
+      assert.ok(stale + lateReports > 0, 'it reported too late')
+      assert.deepEqual(
+        frozen.lines.filter(({ event }) => event === 'failed to write job run update'),
+        [],
+        'late reports are refused for their lease, before they can get in the way of another row',
+      )
       // it is whole again: alone, it finishes new work
       await other.stop()
       bundle.history.acknowledgeMany(
@@ -271,6 +286,23 @@ test(
 
 const CHAOS_JOBS = 2_000
 const CHAOS_MS = Number(process.env.CHAOS_MS ?? 10_000)
+
+test(
+  '[TM-094] a job that runs for longer than the node limit is not run again while its holder lives',
+  {
+    timeout: 2 * MINUTE,
+  },
+  () =>
+    withBundle(async (bundle) => {
+      const engines = [bundle.engine(), bundle.engine()]
+      await Promise.all(engines.map((engine) => engine.ready()))
+      const long = Array.from({ length: 4 }, () => ({ restMs: 3_000 }))
+      bundle.history.acknowledgeMany(await bundle.client.enqueueMany('witness', long))
+      await bundle.empty()
+      const verdict = await bundle.history.check(bundle.query)
+      assert.equal(verdict.executions, long.length)
+    }),
+)
 
 test('[PC-035] [PC-036] [PS-047] [TM-086] [TM-099] chaos: engines killed and frozen, sessions cut, and every job ends once, in its order, not before its time', {
   timeout: 3 * MINUTE + CHAOS_MS,

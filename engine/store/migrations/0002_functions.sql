@@ -294,7 +294,10 @@ begin
               update millrace.ready y set task_id = h.task_id where y.first_id = r.first_id;
               continue;
             end if;
+            -- somebody is taking it out just now (cancel, purge): the ticket waits for who is next then
             if found then
+              perform from millrace.blocked b where b.job_id = h.job_id for update skip locked;
+              continue when not found;
               insert into millrace.hold (queue_id, group_key, job_id) values (v_queue, r.group_key, h.job_id);
               v_heads := v_heads || h.job_id;
               v_chunks := v_chunks || row(h.job_id, 1, h.attempt, h.run, h.rescues, h.rank, h.seq)::millrace.chunk;
@@ -669,11 +672,11 @@ begin
 end $$;
 
 -- Gives dead letters another life: attempts count from 1 again. A job whose key an unfinished job has meanwhile stays
--- dead, and the answer names that job.
-create function millrace.requeue(p_jobs bigint[]) returns table (job_id bigint, held_by bigint) language plpgsql
+-- dead, and the answer names that job. p_per_second: spread over time, the first now; each waits in scheduled for its turn.
+create function millrace.requeue(p_jobs bigint[], p_per_second float8 default null) returns table (job_id bigint, held_by bigint) language plpgsql
 set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
-declare d record; v_held bigint;
+declare d record; v_held bigint; v_nth int := 0;
 begin
   for d in
     select x.job_id, x.run, j.queue_id, j.task_id, j.priority, j.payload_bytes, j.key, j.group_key, q.ageing_ms
@@ -686,13 +689,20 @@ begin
     end if;
     if v_held is null then
       delete from millrace.dead x where x.job_id = d.job_id;
-      if d.group_key is not null then
-        insert into millrace.blocked (job_id, rank, queue_id, task_id, bytes, attempt, run, rescues, group_key)
-        values (d.job_id, millrace.rank_of(d.ageing_ms, d.priority, clock_timestamp()), d.queue_id, d.task_id, d.payload_bytes, 1, d.run + 1, 0, d.group_key);
+      v_nth := v_nth + 1;
+      if v_nth > 1 and p_per_second is not null then
+        insert into millrace.scheduled (first_id, run_at, rank, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
+        values (d.job_id, clock_timestamp() + (v_nth - 1) / p_per_second * interval '1 second',
+          millrace.rank_of(d.ageing_ms, d.priority, clock_timestamp()), d.queue_id, d.task_id, d.payload_bytes, 1, 1, d.run + 1, 0, d.group_key);
+      else
+        if d.group_key is not null then
+          insert into millrace.blocked (job_id, rank, queue_id, task_id, bytes, attempt, run, rescues, group_key)
+          values (d.job_id, millrace.rank_of(d.ageing_ms, d.priority, clock_timestamp()), d.queue_id, d.task_id, d.payload_bytes, 1, d.run + 1, 0, d.group_key);
+        end if;
+        insert into millrace.ready (first_id, rank, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
+        values (d.job_id, millrace.rank_of(d.ageing_ms, d.priority, clock_timestamp()), d.queue_id, d.task_id, d.payload_bytes,
+          case when d.group_key is null then 1 else 0 end, 1, d.run + 1, 0, d.group_key);
       end if;
-      insert into millrace.ready (first_id, rank, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
-      values (d.job_id, millrace.rank_of(d.ageing_ms, d.priority, clock_timestamp()), d.queue_id, d.task_id, d.payload_bytes,
-        case when d.group_key is null then 1 else 0 end, 1, d.run + 1, 0, d.group_key);
     end if;
     return query select d.job_id, v_held;
   end loop;

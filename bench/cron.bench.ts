@@ -160,7 +160,7 @@ function schedules(n: number, expression: string): Planned[] {
 }
 
 /** A fifth each: every minute, every few minutes, hourly, daily, weekly. */
-function mixed(i: number): string {
+export function mixed(i: number): string {
   const forms = [
     '* * * * *',
     `*/${2 + (i % 29)} * * * *`,

@@ -26,6 +26,7 @@ export const METRICS = {
   p99Us: { unit: 'us p99', better: 'less' },
   totalMs: { unit: 'ms for all', better: 'less' },
   bytesEach: { unit: 'bytes each', better: 'less' },
+  corePercent: { unit: '% of a core', better: 'less' },
 } as const satisfies Record<string, { unit: string; better: 'more' | 'less' }>
 
 export type Metric = keyof typeof METRICS

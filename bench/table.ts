@@ -12,6 +12,7 @@ import * as memory from './memory.bench.ts'
 import * as orchestrator from './orchestrator.bench.ts'
 import * as ring from './ring.bench.ts'
 import * as scaling from './scaling.bench.ts'
+import * as schedules from './schedules.bench.ts'
 import * as settle from './settle.bench.ts'
 import * as snapshot from './snapshot.bench.ts'
 import * as sustained from './sustained.bench.ts'
@@ -32,6 +33,7 @@ export const benches: readonly Bench[] = [
   orchestrator,
   iteration,
   cron,
+  schedules,
   claim,
   settle,
   enqueue,

@@ -94,7 +94,8 @@ export class Claimer {
 
   /** Work became ready in these queues (null: somewhere). */
   ready(queueIds: readonly number[] | null): void {
-    if (queueIds?.some((id) => !this.#queueIds.includes(id))) this.#queuesAtMs = Number.NEGATIVE_INFINITY
+    const isNews = queueIds === null ? this.#queueIds.length === 0 : queueIds.some((id) => !this.#queueIds.includes(id))
+    if (isNews) this.#queuesAtMs = Number.NEGATIVE_INFINITY
     this.#fresh = true
     this.#emptyPolls = 0
     this.#wake()
@@ -132,8 +133,9 @@ export class Claimer {
   async #pass(): Promise<number> {
     const { clock } = this.#needs
     const now = clock.steadyMs()
-    if (now - this.#queuesAtMs > QUEUES_EVERY_MS) await this.#learnQueues(now)
     const polls = now >= this.#pollAtMs
+    const knowsNone = polls && this.#queueIds.length === 0
+    if (knowsNone || now - this.#queuesAtMs > QUEUES_EVERY_MS) await this.#learnQueues(now)
     const wanted = Math.min(this.#needs.wanted(), this.#settings.claimJobsMax)
     if (wanted > 0 && (this.#fresh || polls) && this.#queueIds.length > 0) await this.#claim(wanted)
     if (polls || clock.steadyMs() >= this.#dueAtMs) await this.#promote()

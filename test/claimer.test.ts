@@ -72,6 +72,19 @@ function bundle(settings: Partial<ClaimerSettings> = {}) {
   return { world, claimer, clock, settle, stop }
 }
 
+test('while no queue exists every poll looks for one: the first job does not wait for the next look at the list', async () => {
+  const { world, claimer, clock, settle, stop } = bundle({ pollMaxMs: 500 })
+  world.queues = []
+  claimer.start()
+  await settle()
+  world.queues = [1]
+  world.ready = 1
+  clock.advance(700)
+  await settle()
+  assert.equal(world.arrived, 1)
+  await stop()
+})
+
 test('without any queue it polls calmly and lets others run', async () => {
   const { world, claimer, clock, settle, stop } = bundle()
   world.queues = []

@@ -257,6 +257,41 @@ test('shared jobs that take their usual time are not taken for stuck, however ma
   assert.equal(bench.lanes.queuedIds(0)[0], 101, 'the next ones wait in the lane')
 })
 
+test('long jobs that share a lane leave its free seats to others: it is fed, and more is wanted for them', () => {
+  const bench = schedulerBench({ lanes: 1, tasks: [task('io', { concurrency: 4, timeoutMs: 0 })] })
+  const { scheduler, lanes } = bench
+  scheduler.arrive([chunk(1, 1, { task: 'io' })])
+  bench.settle()
+  assert.equal(scheduler.wanted(), 3, 'nobody knows how long it takes, and it hinders no other')
+  lanes.take(0)
+  bench.advance(60_000, 1_000)
+  assert.equal(scheduler.wanted(), 3)
+  scheduler.arrive([chunk(11, 5, { task: 'io' })])
+  bench.settle()
+  assert.equal(lanes.outstanding(0), 4)
+  assert.equal(scheduler.wanted(), 0, 'two wait already')
+})
+
+test('a shared lane that does not begin what it has a seat for computes: it is fed again after a sign of life', () => {
+  const bench = schedulerBench({ lanes: 1, tasks: [task('io', { concurrency: 3, timeoutMs: 0 })] })
+  const { scheduler, lanes } = bench
+  scheduler.arrive([chunk(1, 1, { task: 'io' })])
+  bench.settle()
+  lanes.take(0)
+  bench.advance(100)
+  scheduler.arrive([chunk(11, 2, { task: 'io' })])
+  bench.settle()
+  assert.deepEqual(lanes.queuedIds(0), [11, 12])
+  bench.advance(1_000)
+  assert.deepEqual(lanes.queuedIds(0), [], 'they could run elsewhere')
+  assert.equal(scheduler.stats().stolen, 2, 'once, not again and again')
+  assert.equal(scheduler.wanted(), 0, 'its seats are none')
+  lanes.complete(0, 1, 1_100)
+  scheduler.wake()
+  bench.settle()
+  assert.deepEqual(lanes.queuedIds(0), [11, 12])
+})
+
 test('exclusive and shared jobs never meet on a lane, and neither kind starves the other', () => {
   for (const lanes of [1, 2, 3]) {
     const bench = schedulerBench({ lanes, tasks: [task('cpu'), task('io', { concurrency: 5 })] })

@@ -46,6 +46,14 @@ export const shared = defineTask({
   run: witness,
 })
 
+export const five = defineTask({
+  name: 'witness-five',
+  retry: quickRetry,
+  concurrency: 5,
+  timeoutMs: 60_000,
+  run: witness,
+})
+
 /** Takes its whole process down, every time. */
 export const killer = defineTask({
   name: 'killer',

@@ -263,6 +263,7 @@ test('no two tests have the same title', () => {
   for (const { path, code } of tests.filter(isTestFile)) {
     for (const match of code.matchAll(/\b(?:test|it)\(\s*(?:'((?:[^'\\\n]|\\.)+)'|`((?:[^`\\]|\\.)+)`|"([^"\n]+)")/g)) {
       const title = (match[1] ?? match[2] ?? match[3])!
+      if (!/\w{3}/.test(title.replace(/\$\{[^}]*\}/g, ''))) continue // its words stand in a table
       if (seen.has(title)) faults.push(`"${title}" is in ${seen.get(title)} and in ${path}`)
       seen.set(title, path)
     }

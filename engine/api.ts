@@ -120,6 +120,8 @@ export interface EngineStats {
 export interface Console {
   readonly schedules: Schedules
   queues(): Promise<QueueStats[]>
+  readonly queue: QueueVerbs
+  readonly results: ResultVerbs
   nodes(): Promise<NodeRow[]>
   /** Newest first; `limit` at most 1,000 (default 50), `before` continues below an id. */
   jobs(filter?: JobFilter): Promise<JobRow[]>
@@ -128,14 +130,72 @@ export interface Console {
   explain(id: number): Promise<JobLife>
   readonly dead: {
     list(filter?: DeadFilter): Promise<DeadRow[]>
-    /** One or many matching, oldest first. @throws EngineError JOB_NOT_FOUND, NOT_DEAD, DUPLICATE_TASK when one id was named */
-    requeue(filter: DeadFilter): Promise<number>
+    /**
+     * One or many matching, oldest first, at most 10,000; attempts count anew. `perSecond` (0.01 to 100,000) spreads them
+     * over time: the first at once, the others become due one after the other. Those whose key another unfinished job
+     * has meanwhile stay. @throws EngineError JOB_NOT_FOUND, NOT_DEAD, DUPLICATE_TASK when one id was named
+     */
+    requeue(filter: DeadFilter, options?: { readonly perSecond?: number }): Promise<number>
+    /** Forgets them, all that match unless `limit` says less; their attempts stay in the history. */
     purge(filter: DeadFilter): Promise<number>
   }
   /** cancelled: it was waiting and never will run. signalled: its holder was told. */
   cancel(id: number, reason?: string): Promise<'cancelled' | 'signalled' | 'finished' | 'unknown'>
   doctor(): Promise<DoctorRow[]>
   migrations(dryRun: boolean): Promise<MigrationReport>
+}
+
+export interface QueueVerbs {
+  /** Every queue that was ever named, sorted; its jobs may be gone. */
+  names(): Promise<string[]>
+  /** All zeros for a queue that nobody has named. */
+  stats(queue: string): Promise<QueueStats>
+  /** Nothing of it is claimed until it is resumed; what is held runs on. A queue may be paused before its first job. */
+  pause(queue: string): Promise<void>
+  resume(queue: string): Promise<void>
+  /**
+   * Ends what waits: ready, scheduled, retrying, blocked; as cancelled, with this reason (default 'purged'). Lets go of
+   * their keys and groups. What a node holds, dead letters, and what is enqueued meanwhile are left alone.
+   * @returns how many
+   */
+  purge(queue: string, reason?: string): Promise<number>
+}
+
+export interface ResultFilter {
+  readonly queue?: string
+  readonly task?: string
+  readonly group?: string
+  /** Completed at or after. */
+  readonly completedAfter?: Date | number
+  /** Completed before. */
+  readonly completedBefore?: Date | number
+  /** At most 1,000; default 100. */
+  readonly limit?: number
+  /** At most 100,000; default 0. */
+  readonly offset?: number
+}
+
+export interface ResultRow {
+  readonly id: number
+  readonly task: string
+  readonly queue: string
+  readonly group: string | null
+  readonly result: unknown
+  readonly attempt: number
+  readonly run: number
+  readonly node: number
+  readonly startedAt: Date | null
+  readonly completedAt: Date
+}
+
+export interface ResultVerbs {
+  /** Completed jobs, newest completion first. @throws EngineError VALIDATION */
+  list(filter?: ResultFilter): Promise<ResultRow[]>
+  /**
+   * Forgets completed jobs with all their attempts. At least one of the two must be given.
+   * @returns how many. @throws EngineError VALIDATION
+   */
+  cleanup(filter: Pick<ResultFilter, 'queue' | 'completedBefore'>): Promise<number>
 }
 
 export interface QueueStats {
@@ -226,6 +286,9 @@ export interface DeadFilter {
   readonly task?: string
   readonly limit?: number
   readonly before?: number
+  /** Died at or after, and before. */
+  readonly diedAfter?: Date | number
+  readonly diedBefore?: Date | number
 }
 
 export interface DeadRow {
@@ -369,12 +432,13 @@ export interface TriggerOptions extends ScheduleJobOptions {
 /** Every call throws EngineError: VALIDATION naming the field, SCHEDULE_NOT_FOUND, STORE_UNREACHABLE, STORE_TIMEOUT. */
 export interface Schedules {
   /**
-   * Makes the schedules of a queue (default 'default') equal to the list, in one transaction: those listed are made or
-   * changed, those registered earlier and not listed now are deleted. Schedules made by create() are left alone.
+   * Makes the schedules of a queue (default 'default') or of several equal to the list, in one transaction: those listed
+   * are made or changed, those registered earlier and not listed now are deleted. Schedules made by create() are left
+   * alone. A listed one that names no queue belongs to the first.
    */
   register(
     list: readonly ScheduleDefinition[],
-    options?: { readonly queue?: string },
+    options?: { readonly queue?: string | readonly string[] },
   ): Promise<{ created: string[]; changed: string[]; deleted: string[] }>
   /** @throws EngineError VALIDATION with field 'id' when the id is taken */
   create(definition: ScheduleDefinition): Promise<ScheduleRow>

@@ -1,25 +1,16 @@
 // The administrator's verbs, over the store. Lists are bounded; what is not there is an error with a code; nothing here
 // touches what a node holds, except by asking its holder.
 
-import type {
-  Console,
-  DeadFilter,
-  DeadRow,
-  DoctorRow,
-  JobEvent,
-  JobFilter,
-  JobLife,
-  JobRow,
-  NodeRow,
-  QueueStats,
-} from './api.ts'
+import type { Console, DeadFilter, DeadRow, DoctorRow, JobEvent, JobFilter, JobLife, JobRow, NodeRow } from './api.ts'
 import { EngineError } from './base/errors.ts'
+import { openQueueVerbs, statsOf } from './queue-verbs.ts'
+import { openResultVerbs, timeOf } from './result-verbs.ts'
 import { readStatements } from './store/statements.ts'
 import type { Store } from './store/store.ts'
 
 const LIST_DEFAULT = 50
 const LIST_MAX = 1_000
-/** Dead letters that one requeue or purge touches at most, unless the caller allows less. */
+/** Dead letters that one requeue touches at most, and one batch of a purge. */
 const DEAD_MAX = 10_000
 
 type Row = Record<string, unknown>
@@ -46,6 +37,8 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
       filter.task ?? null,
       idOf(filter.id),
       limitOf(filter.limit, DEAD_MAX, DEAD_MAX),
+      timeOf('diedAfter', filter.diedAfter),
+      timeOf('diedBefore', filter.diedBefore),
     ])
     if (rows.length === 0 && filter.id !== undefined) {
       const [job] = await jobs({ id: filter.id })
@@ -60,20 +53,12 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
 
   return {
     async queues() {
-      return (await ask('queues')).map(
-        (row): QueueStats => ({
-          queue: row.queue as string,
-          paused: row.paused as boolean,
-          available: row.available as number,
-          inFlight: row.in_flight as number,
-          scheduled: row.scheduled as number,
-          retrying: row.retrying as number,
-          blocked: row.blocked as number,
-          dead: row.dead as number,
-          oldestWaitingMs: row.oldest_waiting_ms as number | null,
-        }),
-      )
+      return (await ask('queues')).map(statsOf)
     },
+
+    queue: openQueueVerbs(store),
+
+    results: openResultVerbs(store),
 
     async nodes() {
       return (await ask('nodes')).map(
@@ -105,7 +90,7 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
       const [attempts, positions, dead] = [
         await ask('attempts', [id]),
         await ask('position', [id]),
-        await ask('dead', [null, null, id, null, 1]),
+        await ask('dead', [null, null, id, null, 1, null, null]),
       ]
       return lifeOf(job, attempts, positions, dead[0])
     },
@@ -118,6 +103,8 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
           idOf(filter.id),
           idOf(filter.before),
           limitOf(filter.limit, LIST_DEFAULT, LIST_MAX),
+          timeOf('diedAfter', filter.diedAfter),
+          timeOf('diedBefore', filter.diedBefore),
         ])
         return rows.map(
           (row): DeadRow => ({
@@ -132,9 +119,9 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
           }),
         )
       },
-      async requeue(filter) {
+      async requeue(filter, { perSecond } = {}) {
         const ids = await deadIds(filter)
-        const rows = await ask<{ job_id: number; held_by: number | null }>('requeue', [ids])
+        const rows = await ask<{ job_id: number; held_by: number | null }>('requeue', [ids, rateOf(perSecond)])
         const refused = rows.find((row) => row.held_by !== null)
         if (refused && filter.id !== undefined) {
           throw new EngineError(
@@ -145,11 +132,15 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
         }
         const done = rows.filter((row) => row.held_by === null).length
         if (done > 0) await wakeAll(store)
+        if (done > 1 && perSecond !== undefined) await store.notify('s')
         return done
       },
       async purge(filter) {
-        const ids = await deadIds(filter)
-        return (await ask('purge_dead', [ids])).length
+        for (let gone = 0; ; ) {
+          const ids = await deadIds(filter)
+          gone += (await ask('purge_dead', [ids])).length
+          if (filter.limit !== undefined || ids.length < DEAD_MAX) return gone
+        }
       },
     },
 
@@ -194,6 +185,15 @@ function limitOf(limit: number | undefined, fallback: number, max: number): numb
       field: 'limit',
     })
   return limit
+}
+
+function rateOf(perSecond: number | undefined): number | null {
+  if (perSecond === undefined) return null
+  if (!(perSecond >= 0.01 && perSecond <= 100_000))
+    throw new EngineError('VALIDATION', `perSecond must be from 0.01 to 100,000, got ${String(perSecond)}`, {
+      field: 'perSecond',
+    })
+  return perSecond
 }
 
 function jobOf(row: Row): JobRow {

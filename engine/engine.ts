@@ -696,13 +696,24 @@ function lateConsole(open: () => Promise<Omit<Console, 'schedules'>>, schedules:
   return {
     schedules,
     queues: async () => (await get()).queues(),
+    queue: {
+      names: async () => (await get()).queue.names(),
+      stats: async (queue) => (await get()).queue.stats(queue),
+      pause: async (queue) => (await get()).queue.pause(queue),
+      resume: async (queue) => (await get()).queue.resume(queue),
+      purge: async (queue, reason) => (await get()).queue.purge(queue, reason),
+    },
+    results: {
+      list: async (filter) => (await get()).results.list(filter),
+      cleanup: async (filter) => (await get()).results.cleanup(filter),
+    },
     nodes: async () => (await get()).nodes(),
     jobs: async (filter) => (await get()).jobs(filter),
     job: async (id) => (await get()).job(id),
     explain: async (id) => (await get()).explain(id),
     dead: {
       list: async (filter) => (await get()).dead.list(filter),
-      requeue: async (filter) => (await get()).dead.requeue(filter),
+      requeue: async (filter, options) => (await get()).dead.requeue(filter, options),
       purge: async (filter) => (await get()).dead.purge(filter),
     },
     cancel: async (id, reason) => (await get()).cancel(id, reason),

@@ -208,6 +208,14 @@ function fakeConsole(overrides: Partial<Console> = {}): Console {
         oldestWaitingMs: 61_000,
       },
     ],
+    queue: {
+      names: async () => [],
+      stats: async () => assert.fail('not asked for'),
+      pause: async () => {},
+      resume: async () => {},
+      purge: async () => 0,
+    },
+    results: { list: async () => [], cleanup: async () => 0 },
     nodes: async () => [
       {
         id: 3,

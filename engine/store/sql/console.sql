@@ -5,6 +5,57 @@
 select queue, paused, available::float8, in_flight::float8, scheduled::float8, retrying::float8, blocked::float8, dead::float8, oldest_waiting_ms
 from millrace.queues order by queue;
 
+-- name: queue_names
+-- Every queue that was ever named, in the order of bytes; its jobs may be gone.
+select name from millrace.queue order by name collate "C";
+
+-- name: queue_find
+-- A queue that exists, and now by the database's clock. Params: $1 queue. Index: queue_name_key.
+select id, clock_timestamp()::text as now from millrace.queue where name = $1;
+
+-- name: queue_stats
+-- The buckets of one queue, by its own rows alone; none when it is unknown. Params: $1 queue.
+-- Index: ready_order, blocked_order, dead_queue.
+select q.name as queue, q.paused,
+  (r.jobs + b.turns)::float8 as available, l.jobs::float8 as in_flight, s.first::float8 as scheduled, s.again::float8 as retrying,
+  (b.jobs - b.turns)::float8 as blocked, d.jobs::float8 as dead,
+  case when least(r.oldest, b.oldest) is not null
+    then greatest(0, extract(epoch from clock_timestamp() - least(r.oldest, b.oldest)) * 1000) end::float8 as oldest_waiting_ms
+from millrace.queue q
+cross join lateral (select coalesce(sum(x.count), 0) as jobs, min(x.due_at) as oldest from millrace.ready x where x.queue_id = q.id and x.count > 0) r
+cross join lateral (
+  select coalesce(sum(x.count) filter (where x.run = 1), 0) as first, coalesce(sum(x.count) filter (where x.run > 1), 0) as again
+  from millrace.scheduled x where x.queue_id = q.id) s
+cross join lateral (
+  select count(*) as jobs, min(x.due_at) as oldest, count(distinct x.group_key) filter (
+    where not exists (select from millrace.hold h where h.queue_id = x.queue_id and h.group_key = x.group_key)) as turns
+  from millrace.blocked x where x.queue_id = q.id) b
+cross join lateral (
+  select coalesce(sum(c.count - f.done), 0) as jobs
+  from millrace.lease x cross join lateral unnest(x.chunks) c
+  join millrace.job j on j.id = c.first_id
+  cross join lateral (
+    select count(*) as done from millrace.attempt a where a.job_id >= c.first_id and a.job_id < c.first_id + c.count and a.run >= c.run
+  ) f where j.queue_id = q.id) l
+cross join lateral (select count(*) as jobs from millrace.dead x where x.queue_id = q.id) d
+where q.name = $1;
+
+-- name: queue_pause
+-- Params: $1 queue id, $2 paused. Claims look at it each time.
+update millrace.queue set paused = $2 where id = $1 and paused <> $2;
+
+-- name: queue_purge
+-- One batch. Params: $1 queue id, $2 place, $3 after, $4 enqueued until, $5 jobs, $6 reason.
+select jobs, last from millrace.purge_waiting($1, $2, $3, $4, $5, $6);
+
+-- name: results
+-- Params: $1 queue, $2 task, $3 group, $4 completed at or after, $5 before, $6 limit, $7 offset. Index: attempt_finished.
+select * from millrace.results($1, $2, $3, $4, $5, $6, $7);
+
+-- name: forget_completed
+-- One batch. Params: $1 queue, $2 completed before, $3 after this job, $4 limit. Index: attempt_pkey.
+select jobs, last from millrace.forget_completed($1, $2, $3, $4);
+
 -- name: jobs
 -- Newest first, keyset by id. Params: $1 task, $2 queue, $3 state, $4 only this id, $5 ids below, $6 limit. Index: job_pkey.
 select id, task, queue, state, attempt, max_attempts, priority, group_key, idempotency_key, payload, result, error, meta,
@@ -35,20 +86,23 @@ where $1 >= c.first_id and $1 < c.first_id + c.count
   and not exists (select from millrace.attempt a where a.job_id = $1 and a.run >= c.run);
 
 -- name: dead
--- Dead letters, newest first. Params: $1 queue, $2 task, $3 job, $4 jobs below, $5 limit. Index: dead_pkey.
+-- Dead letters, newest job first. Params: $1 queue, $2 task, $3 job, $4 jobs below, $5 limit, $6 died at or after, $7 before.
+-- Index: dead_pkey, dead_time.
 select job_id, task, queue, died_at, attempts, code, reason, payload from millrace.dead_letters
 where ($1::text is null or queue = $1) and ($2::text is null or task = $2) and ($3::bigint is null or job_id = $3) and ($4::bigint is null or job_id < $4)
+  and ($6::timestamptz is null or died_at >= $6) and ($7::timestamptz is null or died_at < $7)
 order by job_id desc limit $5;
 
 -- name: dead_ids
--- The oldest dead letters that match. Params: $1 queue, $2 task, $3 job, $4 limit. Index: dead_pkey.
+-- The oldest dead letters that match. Params: $1 queue, $2 task, $3 job, $4 limit, $5 died at or after, $6 before. Index: dead_pkey, dead_time.
 select d.job_id from millrace.dead d join millrace.queue q on q.id = d.queue_id join millrace.task t on t.id = d.task_id
 where ($1::text is null or q.name = $1) and ($2::text is null or t.name = $2) and ($3::bigint is null or d.job_id = $3)
+  and ($5::timestamptz is null or d.died_at >= $5) and ($6::timestamptz is null or d.died_at < $6)
 order by d.job_id limit $4;
 
 -- name: requeue
--- Params: $1 jobs. Returns the jobs that were dead letters; held_by when another unfinished job has the key.
-select job_id, held_by from millrace.requeue($1);
+-- Params: $1 jobs, $2 so many per second. Returns the jobs that were dead letters; held_by when another unfinished job has the key.
+select job_id, held_by from millrace.requeue($1, $2);
 
 -- name: purge_dead
 -- Forgets dead letters; their attempts stay in the history. Params: $1 jobs.

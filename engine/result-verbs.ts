@@ -1,0 +1,86 @@
+// The results of completed jobs: found by time and by whose they are, and forgotten when they are not wanted any more.
+
+import type { ResultFilter, ResultRow, ResultVerbs } from './api.ts'
+import { EngineError } from './base/errors.ts'
+import { readStatements } from './store/statements.ts'
+import type { Store } from './store/store.ts'
+
+const LIST_DEFAULT = 100
+const LIST_MAX = 1_000
+const OFFSET_MAX = 100_000
+/** Completed jobs that one batch looks at: bounds its transaction. */
+const BATCH_JOBS = 10_000
+
+type Row = Record<string, unknown>
+
+export function openResultVerbs(store: Store): ResultVerbs {
+  const statements = readStatements('console.sql', store.schema)
+  const ask = <R = Row>(name: string, values: readonly unknown[] = []) => store.ask<R>(statements.get(name)!, values)
+
+  return {
+    async list(filter: ResultFilter = {}) {
+      const rows = await ask('results', [
+        filter.queue ?? null,
+        filter.task ?? null,
+        filter.group ?? null,
+        timeOf('completedAfter', filter.completedAfter),
+        timeOf('completedBefore', filter.completedBefore),
+        wholeOf('limit', filter.limit ?? LIST_DEFAULT, 1, LIST_MAX),
+        wholeOf('offset', filter.offset ?? 0, 0, OFFSET_MAX),
+      ])
+      return rows.map(resultOf)
+    },
+
+    async cleanup({ queue, completedBefore }) {
+      if (queue === undefined && completedBefore === undefined)
+        throw new EngineError('VALIDATION', 'name what is meant: queue, completedBefore, or both', {
+          field: 'completedBefore',
+        })
+      const before = timeOf('completedBefore', completedBefore)
+      let forgotten = 0
+      for (let after: number | null = 0; after !== null; ) {
+        const [batch]: { jobs: number; last: number | null }[] = await ask('forget_completed', [
+          queue ?? null,
+          before,
+          after,
+          BATCH_JOBS,
+        ])
+        forgotten += batch!.jobs
+        after = batch!.last
+      }
+      return forgotten
+    },
+  }
+}
+
+function resultOf(row: Row): ResultRow {
+  return {
+    id: row.job_id as number,
+    task: row.task as string,
+    queue: row.queue as string,
+    group: row.group_key as string | null,
+    result: row.result,
+    attempt: row.attempt as number,
+    run: row.run as number,
+    node: row.node_id as number,
+    startedAt: row.started_at as Date | null,
+    completedAt: row.finished_at as Date,
+  }
+}
+
+/** As PostgreSQL reads it; a Date is milliseconds and no more, which is what the text says. */
+export function timeOf(field: string, at: Date | number | undefined): string | null {
+  if (at === undefined) return null
+  const ms = typeof at === 'number' ? at : at instanceof Date ? at.getTime() : Number.NaN
+  if (!Number.isFinite(ms) || Math.abs(ms) > 8.64e15 || ms < -6e13)
+    throw new EngineError('VALIDATION', `${field} must be a Date or milliseconds since 1970`, { field })
+  return new Date(ms).toISOString()
+}
+
+function wholeOf(field: string, value: number, min: number, max: number): number {
+  if (!Number.isInteger(value) || value < min || value > max)
+    throw new EngineError('VALIDATION', `${field} must be a whole number from ${min} to ${max}, got ${String(value)}`, {
+      field,
+    })
+  return value
+}

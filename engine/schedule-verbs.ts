@@ -62,16 +62,18 @@ export function openSchedules(needs: ScheduleVerbsNeeds): Schedules {
 
   return {
     async register(list, { queue = 'default' } = {}) {
+      const queues = typeof queue === 'string' ? [queue] : queue
+      if (queues.length === 0) refuse('queue', 'one name or several', queue)
       if (!Array.isArray(list) || list.length > REGISTER_MAX) refuse('list', `a list of at most ${REGISTER_MAX}`, list)
       const checked = list.map((it, at) =>
-        inItem(at, () => checkDefinition(needs, { ...it, queue: it.queue ?? queue })),
+        inItem(at, () => checkDefinition(needs, { ...it, queue: it.queue ?? queues[0]! })),
       )
       const ids = new Set<string>()
       for (const [at, { row }] of checked.entries()) {
         if (ids.has(row.id)) inItem(at, () => refuse('id', 'given once in the list', row.id))
         ids.add(row.id)
       }
-      const done = await put(checked, 'code', false, [...new Set([queue, ...checked.map((it) => it.queue)])])
+      const done = await put(checked, 'code', false, [...new Set([...queues, ...checked.map((it) => it.queue)])])
       const of = (what: string) => done.filter((it) => it.what === what).map((it) => it.id)
       return { created: of('created'), changed: of('changed'), deleted: of('deleted') }
     },
@@ -118,7 +120,7 @@ export function openSchedules(needs: ScheduleVerbsNeeds): Schedules {
         ...over,
         meta: { ...options.meta, ...over.meta, schedule: id },
       })
-      await store.noteTrigger(id, job.id)
+      await store.noteTrigger(id, job.id).catch(() => {}) // the job is there; what is lost is its line in the history
       return { id: job.id }
     },
 

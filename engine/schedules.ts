@@ -34,8 +34,9 @@ const SLICE_MS = 1
 const SLICE_PLANS = 200
 /** An answer with the database's clock that is older is renewed before an occurrence is due. */
 const CLOCK_AGE_MAX_MS = 3_000
-/** How long decided occurrences are kept: longer than anything is made up for. */
+/** How long decided occurrences are kept: longer than anything is made up for. With very many of them a day is enough. */
 const KEEP_MS = 14 * 24 * 3_600_000
+const KEEP_MANY_MS = 24 * 3_600_000
 const CLEAN_ROWS = 5_000
 
 export interface SchedulesNeeds {
@@ -50,7 +51,7 @@ export interface SchedulesNeeds {
     fire(nodeId: number, items: readonly FireItem[]): Promise<Fired[]>
     fireFailed(nodeId: number, scheduleId: string, scheduledAtMs: number, error: string): Promise<void>
     noteError(id: string, revision: number, error: string | null): Promise<void>
-    clean(olderThanMs: number, limit: number): Promise<number>
+    clean(olderThanMs: number, olderIfManyMs: number, limit: number): Promise<number>
   }
   /** The loop's side of the runs. */
   readonly runs: {
@@ -555,7 +556,8 @@ export class Schedules {
     const { store } = this.#needs
     let gone = CLEAN_ROWS
     while (gone === CLEAN_ROWS && this.#state === 'running') {
-      gone = await store.clean(store.time.nowMs() - KEEP_MS, CLEAN_ROWS)
+      const nowMs = store.time.nowMs()
+      gone = await store.clean(nowMs - KEEP_MS, nowMs - KEEP_MANY_MS, CLEAN_ROWS)
       this.counts.cleaned += gone
     }
   }
@@ -589,7 +591,6 @@ export class Schedules {
 
   /** Due times after the last decided one and before the grace time, as the schedule's policy wants them. */
   #missedOf(entry: Entry, edgeMs: number, nowMs: number): number[] {
-    if (entry.catchUp === 'none') return []
     const fromMs = Math.max(
       entry.sinceMs,
       (entry.startsMs ?? 0) - 1,
@@ -598,17 +599,21 @@ export class Schedules {
     )
     const first = nextAfter(entry.plan, fromMs)
     if (first === null || first >= edgeMs) return []
-    const missed = newest(
-      entry.plan,
-      first,
-      Math.min(edgeMs, entry.endsMs ?? edgeMs),
-      entry.catchUp === 'one' ? 1 : CATCH_UP_MAX,
-    )
+    const untilMs = Math.min(edgeMs, entry.endsMs ?? edgeMs)
+    // not missed yet: their jitter lets them wait
+    const waiting =
+      entry.jitterMs === 0
+        ? []
+        : newest(entry.plan, Math.max(first, edgeMs - entry.jitterMs), untilMs, CATCH_UP_MAX).filter(
+            (atMs) => atMs + jitterOf(entry, atMs) >= edgeMs,
+          )
+    if (entry.catchUp === 'none') return waiting
+    const missed = newest(entry.plan, first, untilMs, entry.catchUp === 'one' ? 1 : CATCH_UP_MAX)
     if (entry.catchUp === 'all') return missed
     // one: of all that was missed the newest, which may lie in the grace time; then the loop runs that one alone
     const recent = newest(entry.plan, edgeMs, Math.min(nowMs, entry.endsMs ?? nowMs), CATCH_UP_MAX)
     for (const atMs of recent.slice(0, -1)) this.#needs.runs.rememberRun(generateRunId(entry.id, atMs), entry.id, atMs)
-    return recent.length > 0 ? [] : missed
+    return recent.length > 0 ? waiting : [...new Set([...missed, ...waiting])]
   }
 
   #sleep(ms: number): Promise<void> {

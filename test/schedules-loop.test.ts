@@ -4,6 +4,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { systemClock } from '../engine/base/clock.ts'
 import { EngineError } from '../engine/base/errors.ts'
+import { Deadline } from '../engine/base/lifecycle.ts'
 import { parseCron } from '../engine/schedule/cron.ts'
 import { occurrencesBetween } from '../engine/schedule/occurrences.ts'
 import { generateRunId } from '../engine/schedule/run-id.ts'
@@ -374,6 +375,54 @@ test('jitter spreads occurrences over its time, the same for every node, and non
   await bench.pass(2, 1)
   assert.equal([...bench.store.decided.values()][0]!.atMs - dueMs <= 1, true)
   assert.ok(!bench.log.lines.some((line) => /orphan|missed/.test(line.event)), 'a run that waits for its jitter lives')
+  await bench.schedules.stop()
+})
+
+test('an occurrence whose jitter lets it wait for long survives a restart meanwhile, also without catching up', async () => {
+  const longest = Array.from({ length: 50 }, (_, n) => ({ id: `job${n}`, jitterMs: 600_000 })).sort(
+    (a, b) => jitterOf(b, NOON) - jitterOf(a, NOON),
+  )
+  const { id } = longest[0]!
+  const jitterMs = jitterOf(longest[0]!, NOON)
+  const bench = scheduleBench({
+    secondsPast: 60,
+    fill: (store) => store.put(id, '0 12 * * *', { jitterMs: 600_000, catchUp: 'none', sinceMs: NOON - 1 }),
+  })
+  await bench.start()
+  await bench.pass(jitterMs - 61_000)
+  assert.deepEqual(decided(bench, id), [])
+  await bench.pass(2_000)
+  assert.deepEqual(decided(bench, id), [0])
+  await bench.schedules.stop()
+})
+
+test('[CS-086] [CS-093] a shutdown with runs that wait cancels them, enqueues nothing, and looks at nothing any more', async () => {
+  const bench = scheduleBench({
+    secondsPast: 1,
+    fill: (store) => {
+      for (let n = 0; n < 10; n++) store.put(`job${n}`, '5 0 12 * * *')
+    },
+  })
+  await bench.start()
+  assert.equal(bench.scheduler.getAll().filter((run) => run.state === 'prerun').length, 10)
+  bench.schedules.quiet()
+  const stopping = Promise.all([bench.schedules.stop(), bench.scheduler.stop(new Deadline(bench.clock, 1_000))])
+  await bench.pass(2_000)
+  await stopping
+  assert.equal(bench.updates.filter((update) => update.status === 'cancelled').length, 10)
+  const { rebuilds } = bench.schedules.counts
+  await bench.pass(180_000, 10_000)
+  assert.equal(bench.store.decided.size, 0)
+  assert.equal(bench.schedules.counts.rebuilds, rebuilds)
+})
+
+test('without a schedule there is one small question a minute and nothing else', async () => {
+  const bench = scheduleBench()
+  await bench.start()
+  assert.equal(bench.store.digests, 1)
+  await bench.pass(301_000, 1_000)
+  assert.equal(bench.store.digests, 6)
+  assert.deepEqual([bench.store.loads.length, bench.schedules.counts.rebuilds], [0, 0])
   await bench.schedules.stop()
 })
 

@@ -260,9 +260,9 @@ test('old occurrences are forgotten in bounded batches, the newer ones stay', ()
        select 'job', now() - n * interval '1 minute', now(), 1, 'enqueued', 0 from generate_series(1, 25) n`,
     )
     const edge = systemClock.wallMs() - 5.5 * MINUTE
-    assert.equal(await schedules.clean(edge, 12), 12)
-    assert.equal(await schedules.clean(edge, 12), 8)
-    assert.equal(await schedules.clean(edge, 12), 0)
+    assert.equal(await schedules.clean(edge, systemClock.wallMs(), 12), 12)
+    assert.equal(await schedules.clean(edge, systemClock.wallMs(), 12), 8)
+    assert.equal(await schedules.clean(edge, systemClock.wallMs(), 12), 0)
     assert.deepEqual((await query('select count(*)::int as n from millrace.occurrence'))[0], { n: 5 })
   }))
 
@@ -337,6 +337,16 @@ test('[TM-041] [TM-042] [TM-043] register makes, changes and deletes, of its own
       changed: [],
       deleted: [],
     })
+  }))
+
+test('a schedule that moves to another queue of the same registration stays what it was', () =>
+  withClient(async ({ schedules }) => {
+    await schedules.register([{ task: 'a', cron: '* * * * *' }], { queue: ['one', 'two'] })
+    const before = (await schedules.get('a'))!
+    const done = await schedules.register([{ task: 'a', cron: '* * * * *', queue: 'two' }], { queue: ['one', 'two'] })
+    assert.deepEqual(done, { created: [], changed: ['a'], deleted: [] })
+    const after = (await schedules.get('a'))!
+    assert.deepEqual([after.queue, after.revision, after.createdAt], ['two', before.revision, before.createdAt])
   }))
 
 test('[TM-043] a registration that holds one wrong schedule changes nothing at all', () =>
@@ -833,7 +843,7 @@ test('[CS-038] [CS-042] an expression that became invalid is named once, shown a
     assert.equal((await client.schedules.get('bad'))!.error, null)
   }))
 
-test('an engine without schedules asks once and opens no connection for them', () =>
+test('[TM-129] an engine without schedules runs, does nothing about them, and opens no connection for them', () =>
   withFleet(async ({ start, db, query }) => {
     const engine = await start()
     await engine.enqueue('noop', null)

@@ -147,9 +147,9 @@ export class ScheduleStore {
     await this.#repeat('note_error', [id, revision, error])
   }
 
-  /** Forgets occurrences that are older; answers how many went. */
-  async clean(olderThanMs: number, limit: number): Promise<number> {
-    return (await this.#ask('clean', [olderThanMs, limit])).length
+  /** Forgets occurrences that are older, of more than a million the younger ones too; answers how many went. */
+  async clean(olderThanMs: number, olderIfManyMs: number, limit: number): Promise<number> {
+    return (await this.#ask('clean', [olderThanMs, olderIfManyMs, limit])).length
   }
 
   // ------------------------------------------------------------------ for people

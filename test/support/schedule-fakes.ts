@@ -23,6 +23,7 @@ export class FakeScheduleStore {
   readonly errors: [string, string | null][] = []
   readonly failed: string[] = []
   readonly loads: number[] = []
+  digests = 0
   /** Thrown by the next call of this name. */
   readonly troubles: { call: 'digest' | 'load' | 'fire'; error: Error }[] = []
   readonly #clock: ManualClock
@@ -66,6 +67,7 @@ export class FakeScheduleStore {
   }
 
   async digest() {
+    this.digests++
     this.#trouble('digest')
     this.#note()
     return { schedules: this.rows.size, digest: `${this.rows.size} ${this.#changes}` }

@@ -34,8 +34,12 @@ select millrace.fire_failed($1, $2, to_timestamp($3::float8 / 1000.0), $4);
 update millrace.schedule set error = $3 where id = $1 and revision = $2 and error is distinct from $3;
 
 -- name: clean
--- Forgets old occurrences, a bounded batch. Params: $1 older than ms, $2 at most. Index: occurrence_age.
-with old as (select ctid from millrace.occurrence where scheduled_at < to_timestamp($1::float8 / 1000.0) order by scheduled_at limit $2)
+-- Forgets old occurrences, a bounded batch. Params: $1 older than ms, $2 the same when there are more than a million, $3 at
+-- most. Index: occurrence_age.
+with edge as (
+  select to_timestamp(case when c.reltuples > 1000000 then $2::float8 else $1::float8 end / 1000.0) as at
+  from pg_catalog.pg_class c where c.oid = 'millrace.occurrence'::regclass
+), old as (select ctid from millrace.occurrence where scheduled_at < (select at from edge) order by scheduled_at limit $3)
 delete from millrace.occurrence where ctid = any (array(select ctid from old)) returning 1;
 
 -- name: put

@@ -458,13 +458,11 @@ class MillraceEngine extends Base {
   /** What the code declares becomes what the database has, for the queues that it is about. */
   async #registerSchedules(): Promise<void> {
     if (this.#declared === undefined) return
-    const [first = 'default', ...others] = this.settings.queues ?? ['default']
-    const lists = new Map<string, ScheduleDefinition[]>([first, ...others].map((queue) => [queue, []]))
-    for (const schedule of this.#declared) {
-      const queue = schedule.queue ?? this.defaultsOf(schedule.task)?.queue ?? 'default'
-      lists.set(queue, [...(lists.get(queue) ?? []), schedule])
-    }
-    for (const [queue, list] of lists) await this.schedules.register(list, { queue })
+    const list = this.#declared.map((schedule) => ({
+      ...schedule,
+      queue: schedule.queue ?? this.defaultsOf(schedule.task)?.queue ?? 'default',
+    }))
+    await this.schedules.register(list, { queue: this.settings.queues ?? 'default' })
   }
 
   #listen(): void {

@@ -186,9 +186,9 @@ export class Claimer {
   async #promote(): Promise<void> {
     const { clock } = this.#needs
     this.#dueAtMs = Number.POSITIVE_INFINITY
-    const { moved, nextInMs } = await this.#needs.store.promote(PROMOTE_JOBS)
+    const { moved, queues, nextInMs } = await this.#needs.store.promote(PROMOTE_JOBS)
     this.counts.promoted += moved
-    if (moved > 0) this.#fresh = true
+    if (moved > 0) this.ready(queues)
     if (nextInMs !== null) this.#dueAtMs = Math.min(this.#dueAtMs, clock.steadyMs() + Math.max(0, nextInMs))
   }
 

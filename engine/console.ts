@@ -230,8 +230,9 @@ function lifeOf(job: JobRow, attempts: readonly Row[], positions: readonly Row[]
     where: `queue ${job.queue}`,
     why: `enqueued with priority ${job.priority}, at most ${job.maxAttempts} attempts${due ? `, due ${job.runAt!.toISOString()}` : ''}${job.group ? `, in group ${job.group}` : ''}`,
   })
-  for (const row of attempts) {
+  for (const [no, row] of attempts.entries()) {
     const where = placeOf(row)
+    events.push(...between(attempts[no - 1], row))
     if (row.started_at)
       events.push({
         at: row.started_at as Date,
@@ -254,8 +255,42 @@ function lifeOf(job: JobRow, attempts: readonly Row[], positions: readonly Row[]
       why: `${dead.code}: ${messageIn(dead.reason)}`,
     })
   }
+  const last = attempts.at(-1)
+  const [position] = positions
+  if (position && !dead && last && isEnd(last) && position.attempt === 1 && position.place !== 'scheduled')
+    events.push(requeued(last))
   for (const row of positions) events.push(standing(row))
   return { job, events }
+}
+
+/** What must have come between two attempts, though no row tells: a wait for the retry, or the return of a dead letter. */
+function between(before: Row | undefined, row: Row): JobEvent[] {
+  if (before === undefined || !isEnd(before)) return []
+  if ((row.attempt as number) <= (before.attempt as number)) return [requeued(before)]
+  return [
+    {
+      at: before.finished_at as Date,
+      state: 'retrying',
+      where: 'scheduled',
+      why: row.started_at
+        ? `waited for attempt ${row.attempt}, which began at ${(row.started_at as Date).toISOString()}`
+        : `waited for attempt ${row.attempt}`,
+    },
+  ]
+}
+
+function requeued(before: Row): JobEvent {
+  return {
+    at: null,
+    state: 'requeued',
+    where: 'console',
+    why: `taken out of the dead letters after attempt ${before.attempt}; attempts are counted from 1 again`,
+  }
+}
+
+/** The attempt was charged and over: a retry, or a grave, followed. */
+function isEnd(row: Row): boolean {
+  return row.outcome === 'failed' || row.outcome === 'timed_out' || row.outcome === 'expired'
 }
 
 const STATE_AFTER: Readonly<Record<string, string>> = {

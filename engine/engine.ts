@@ -46,7 +46,7 @@ import { Store } from './store/store.ts'
 import type { ClaimedChunk, Flush } from './store/types.ts'
 import { Outbox } from './syncer/outbox.ts'
 import { Syncer } from './syncer/syncer.ts'
-import { findTaskFiles, type TaskSource } from './task-files.ts'
+import { findTaskFiles, type TaskFiles, type TaskSource } from './task-files.ts'
 
 /** Every setting (see `millrace config`), the tasks, and who writes the log. */
 export interface EngineOptions<Tasks = TaskSource | readonly TaskSource[]> extends Partial<Omit<Settings, 'tasks'>> {
@@ -72,6 +72,7 @@ export interface ClientOptions extends Partial<Omit<Settings, 'tasks'>> {
 
 /** Of the time to stop: what the syncer keeps for writing what is left. */
 const FLUSH_SHARE = 0.3
+const INLINE_COST = 'they run on the main thread: one that blocks, blocks the engine; one that crashes, ends it'
 /** What kill() allows for giving back and writing. */
 const KILL_MS = 2_000
 
@@ -313,8 +314,7 @@ class MillraceEngine extends Base {
     if (this.#life !== 'new') throw new EngineError('NOT_STARTED', `an engine starts once; this one is ${this.#life}`)
     this.#life = 'starting'
     try {
-      const { modules } = findTaskFiles(this.#tasks, cwd(), 'typescript' in features && features.typescript !== false)
-      this.#buildPool(modules)
+      this.#buildPool(findTaskFiles(this.#tasks, cwd(), 'typescript' in features && features.typescript !== false))
       const loading = this.#pool.start()
       loading.catch(() => {}) // looked at below; PostgreSQL may fail first
       await this.open()
@@ -342,11 +342,14 @@ class MillraceEngine extends Base {
     }
   }
 
-  #buildPool(modules: readonly string[]): void {
+  #buildPool({ modules, inline }: TaskFiles): void {
     const { threads, ringBytes, threadHeapMb, resultBytesMax, loadTimeoutMs, recycleAfterJobs } = this.settings
+    if (inline.length > 0)
+      this.log.warn({ tasks: inline.map((task) => task.name), cost: INLINE_COST }, 'engine.inline_tasks')
     this.#pool = new ThreadPool({
-      threads,
+      threads: modules.length === 0 ? 1 : threads, // the one that inline tasks alone need never runs any
       modules,
+      inline,
       ringBytes,
       ...(threadHeapMb > 0 ? { threadHeapMb } : {}),
       resultBytesMax,
@@ -480,6 +483,7 @@ class MillraceEngine extends Base {
         else if (heard.kind === 'schedules') this.#cron.reload()
         else {
           this.#claimer.ready(null)
+          this.#claimer.dueIn(0)
           this.#cron.reload()
         }
       },
@@ -597,7 +601,7 @@ class MillraceEngine extends Base {
   async drain(timeoutMs = 60_000): Promise<void> {
     const deadline = new Deadline(this.clock, timeoutMs)
     for (;;) {
-      if (this.#isEmpty() && !(await this.store.hasReady())) {
+      if (this.#isEmpty() && !(await this.#hasWork())) {
         if (this.#isEmpty()) return
       }
       if (deadline.leftMs() === 0)
@@ -610,6 +614,14 @@ class MillraceEngine extends Base {
         })
       })
     }
+  }
+
+  /** PostgreSQL has something ready that this engine would claim. */
+  async #hasWork(): Promise<boolean> {
+    const { queues, claimUnknown, onlyGroup } = this.settings
+    const queueIds = queues && (await this.store.queueIds(queues))
+    const taskIds = claimUnknown ? null : await this.store.taskIds(this.#catalog.tasks.map((task) => task.name))
+    return this.store.hasReady(queueIds, taskIds, onlyGroup)
   }
 
   #isEmpty(): boolean {

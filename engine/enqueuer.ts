@@ -147,7 +147,8 @@ interface Waiting {
 export class Enqueuer {
   readonly #needs: EnqueuerNeeds
   readonly #settings: EnqueuerSettings
-  readonly #plain = new Map<string, Template>()
+  /** Templates of calls without options, and the task's defaults that they were made of. */
+  readonly #plain = new Map<string, { template: Template; defaults: object | undefined }>()
   #waiting: Waiting[] = []
   #flying: Promise<void> | null = null
   #lastJobs = 0
@@ -458,18 +459,14 @@ export class Enqueuer {
 
   #template(task: string, options?: EnqueueOptions): Template {
     const trace = this.#needs.traceHeaders?.() ?? null
+    const defaults = this.#needs.defaultsOf(task)
     if (options === undefined && trace === null) {
       const known = this.#plain.get(task)
-      if (known) return known
+      if (known && known.defaults === defaults) return known.template
     }
-    const template = checkedTemplate(
-      task,
-      options ?? {},
-      this.#needs.defaultsOf(task) ?? {},
-      trace,
-      this.#needs.clock.wallMs(),
-    )
-    if (options === undefined && trace === null && this.#plain.size < 10_000) this.#plain.set(task, template)
+    const template = checkedTemplate(task, options ?? {}, defaults ?? {}, trace, this.#needs.clock.wallMs())
+    if (options === undefined && trace === null && this.#plain.size < 10_000)
+      this.#plain.set(task, { template, defaults })
     return template
   }
 }

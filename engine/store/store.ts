@@ -396,10 +396,21 @@ export class Store {
     return this.flush(nodeId, flush)
   }
 
-  /** True when some job could be claimed now, or becomes due within a moment. */
-  async hasReady(): Promise<boolean> {
+  /**
+   * True when some job of these queues, tasks and group could be claimed now, or becomes due within a moment; null: of
+   * any. What waits in a paused queue does not count.
+   */
+  async hasReady(
+    queueIds: readonly number[] | null,
+    taskIds: readonly number[] | null,
+    group: string | null,
+  ): Promise<boolean> {
+    const served = `($1::int[] is null or queue_id = any ($1)) and ($2::int[] is null or task_id = any ($2))
+      and ($3::text is null or group_key = $3) and not exists (select from millrace.queue q where q.id = queue_id and q.paused)`
     const rows = await this.ask<{ any: boolean }>(
-      `select exists (select from millrace.ready) or exists (select from millrace.scheduled where run_at <= now() + interval '1 second') as any`,
+      `select exists (select from millrace.ready where ${served})
+        or exists (select from millrace.scheduled where run_at <= now() + interval '1 second' and ${served}) as any`,
+      [queueIds, taskIds, group],
     )
     return rows[0]!.any
   }

@@ -73,7 +73,7 @@ export class OutcomePage implements Page {
         end,
       )
     this.#ended(leaseId, jobId)
-    this.#finish(chunk, jobId)
+    this.#finish(chunk, jobId, chunk.ephemeral)
   }
 
   failed(
@@ -259,8 +259,9 @@ export class OutcomePage implements Page {
     this.#itemBytes += ITEM_BYTES + reason.length
   }
 
-  #finish(chunk: ClaimedChunk, jobId: number): void {
-    const { leaseId, queueId, keyed, ephemeral, group } = chunk
+  /** `ephemeral`: nothing shall be left of the job; what did not complete leaves its evidence whatever it is. */
+  #finish(chunk: ClaimedChunk, jobId: number, ephemeral = false): void {
+    const { leaseId, queueId, keyed, group } = chunk
     if (!keyed && !ephemeral && group === null) return
     this.#finished.push({ leaseId, jobId, queueId, keyed, ephemeral, group })
     this.#itemBytes += ITEM_BYTES

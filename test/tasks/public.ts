@@ -65,7 +65,7 @@ export const see = defineTask({
   }),
 })
 
-/** Says how far it is, then waits for its signal; the result is the signal's reason. */
+/** Says how far it is, then waits for its signal, and ends as a handler should: with the signal's reason. */
 export const wait = defineTask({
   name: 'wait',
   timeoutMs: 0,
@@ -73,8 +73,8 @@ export const wait = defineTask({
   run: (payload: unknown, ctx: TaskContext) => {
     ctx.heartbeat()
     ctx.progress({ payload: payload as null, done: 3, of: 7 })
-    return new Promise((resolve) => {
-      const end = () => resolve({ code: ctx.signal.reason.code })
+    return new Promise((_, reject) => {
+      const end = () => reject(ctx.signal.reason)
       if (ctx.signal.aborted) end()
       else ctx.signal.addEventListener('abort', end)
     })

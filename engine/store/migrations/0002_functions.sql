@@ -419,7 +419,10 @@ begin
       end if;
     end loop;
   end if;
-  if cardinality(p_ephemeral) > 0 then delete from millrace.job j where j.id = any (p_ephemeral); end if;
+  if cardinality(p_ephemeral) > 0 then
+    delete from millrace.attempt a where a.job_id = any (p_ephemeral); -- those that failed before
+    delete from millrace.job j where j.id = any (p_ephemeral);
+  end if;
 end $$;
 
 -- What hangs on finished attempts: places retries and releases, buries the dead, shows long runs, lets go.
@@ -506,7 +509,8 @@ begin
   return true;
 end $$;
 
--- Moves what is due from scheduled to where it belongs. Answers how much, and when the next one is due.
+-- Moves what is due from scheduled to where it belongs. Answers how much, and when the next one is due. Other nodes are
+-- told, because who moves a job need not serve its queue, and who serves it may have looked a moment too early.
 create function millrace.promote(p_limit int) returns table (moved int, queues int[], next_in_ms float8) language plpgsql
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
@@ -526,6 +530,9 @@ begin
     from due order by run_at, first_id
   )
   select count(*)::int, array_agg(distinct queue_id) into v_moved, v_queues from due;
+  if v_moved > 0 and (select count(*) from millrace.node) > 1 then
+    perform pg_notify('millrace_@schema', 'q' || array_to_string(v_queues[1:500], ','));
+  end if;
   return query select v_moved, v_queues,
     (select extract(epoch from s.run_at - clock_timestamp())::float8 * 1000 from millrace.scheduled s order by s.run_at limit 1);
 end $$;

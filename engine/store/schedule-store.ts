@@ -82,8 +82,9 @@ export class ScheduleStore {
 
   // ------------------------------------------------------------------ for the running engine
 
-  /** Asks for the database's clock. */
+  /** Asks for the database's clock, and has the connection and the plans ready with which occurrences are fired. */
   async sync(): Promise<void> {
+    await this.fire(0, [])
     await this.#timed(this.#store.session('schedule'), 'clock', [])
   }
 

@@ -88,6 +88,7 @@ create type millrace.firing as (
 -- Answers each number with enqueued, skipped, taken (decided before), gone, paused, changed (another revision), out
 -- (before since or starts_at, or from ends_at on), or early (by this clock; late_ms is negative then).
 -- A node that is early by a little waits here, before it holds any lock: nothing is enqueued before its time.
+-- Without items it does nothing, but in every step: a session that is to be quick later calls it so once.
 create function millrace.fire(p_node int, p_items json)
 returns table (n int, outcome text, job_id bigint, queue_id int, late_ms float8, now_ms float8) language plpgsql
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
@@ -134,10 +135,6 @@ begin
   order by f.schedule_id, f.scheduled_at
   on conflict (schedule_id, scheduled_at) do nothing;
   get diagnostics v_count = row_count;
-  if v_count = 0 then
-    return query select f.n, f.verdict, null::bigint, null::int, extract(epoch from v_now - f.due_at)::float8 * 1000, extract(epoch from clock_timestamp())::float8 * 1000 from unnest(v_all) f;
-    return;
-  end if;
   -- whoever decides holds the lock of the schedule; should anybody not: give way, and ask again
   if v_count <> (select count(*) from unnest(v_all) f where f.verdict in ('enqueued', 'skipped')) then
     raise exception 'an occurrence was decided by somebody without the lock of its schedule' using errcode = '40001';

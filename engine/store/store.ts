@@ -209,7 +209,7 @@ export class Store {
     if (chunks.length === 1 && isNarrow(only!)) {
       await this.#enqueueOn(client, {
         name: 'enqueue_plain',
-        text: this.#sql('select millrace.enqueue_plain($1, $2, $3, $4, $5, $6, $7, $8, $9)'),
+        text: this.#sql('select millrace.enqueue_plain($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9)'),
         values: [
           only!.firstId,
           only!.count,
@@ -228,7 +228,7 @@ export class Store {
     const keyed = chunks.some((chunk) => chunk.key !== null)
     const rows = await this.#enqueueOn<{ first_id: number | string; held_by: number | string }>(client, {
       name: 'enqueue_chunks',
-      text: this.#sql('select first_id, held_by from millrace.enqueue_chunks($1, $2, $3, $4)'),
+      text: this.#sql('select first_id, held_by from millrace.enqueue_chunks($1::text::json, $2, $3, $4)'),
       values: [chunksJson(chunks, true), plain, keyed, allOrNothing],
     })
     if (notify) void this.notify(`q${only!.queueId}`).catch(() => {})

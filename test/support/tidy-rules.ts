@@ -19,6 +19,7 @@ export const FLOORS: readonly Floor[] = [
   { part: 'shared memory', floor: 1, files: /^threads\/(layout|ring|messages|inbox|lanes)\.ts$/ },
   { part: 'store', floor: 2, files: /^engine\/store\// },
   { part: 'threads', floor: 2, files: /^threads\// },
+  { part: 'adapters', floor: 3, files: /^engine\/adapters\// },
   { part: 'scheduler', floor: 3, files: /^engine\/scheduler\// },
   { part: 'syncer', floor: 3, files: /^engine\/syncer\// },
   { part: 'bot', floor: 3, files: /^engine\/bot\// },

@@ -1,0 +1,116 @@
+// Enqueueing inside a transaction of somebody else's library, with the real libraries: the job exists when and only
+// when that transaction commits, and a taken key does not spoil it.
+
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { sql as drizzleSql } from 'drizzle-orm'
+import { drizzle } from 'drizzle-orm/node-postgres'
+import { drizzle as drizzleOnPostgres } from 'drizzle-orm/postgres-js'
+import knex from 'knex'
+import { CompiledQuery, Kysely, PostgresDialect } from 'kysely'
+import pg from 'pg'
+import postgres from 'postgres'
+import { fromDrizzle } from '../engine/adapters/drizzle.ts'
+import { fromKnex } from '../engine/adapters/knex.ts'
+import { fromKysely } from '../engine/adapters/kysely.ts'
+import { fromPostgres } from '../engine/adapters/postgres.ts'
+import { codeOf } from '../engine/base/errors.ts'
+import type { ForeignClient } from '../engine/index.ts'
+import { type EngineBundle, withEngines } from './support/engine.ts'
+
+/** Runs work in one transaction of the library; an error of the work rolls back. */
+type Transact = (work: (client: ForeignClient) => Promise<void>) => Promise<unknown>
+
+const PAYLOAD = { text: `quotes ' " \\ ? $1 :name`, umlaut: 'ü', nested: [1, { a: null }] }
+
+async function proven({ client, query, until, engine, inState }: EngineBundle, transact: Transact): Promise<void> {
+  const jobs = async () => Number((await query('select count(*) as n from millrace.job'))[0]!.n)
+  await engine({ pollMs: 60_000, pollMaxMs: 60_000 }) // what runs was announced by the commit
+
+  const ids: number[] = []
+  await transact(async (within) => {
+    ids.push((await client.enqueue('echo', PAYLOAD, { client: within })).id)
+    ids.push((await client.enqueue('echo', 2, { client: within, idempotencyKey: 'k', meta: { a: 'b' } })).id)
+    await client.enqueueMany('echo', [3, 4, 5], { client: within, priority: 3 })
+    assert.equal(await jobs(), 0, 'nobody else sees it before the commit')
+  })
+  assert.equal(await jobs(), 5)
+  assert.deepEqual((await inState(ids[0]!, 'completed')).result, PAYLOAD)
+  const keyed = await inState(ids[1]!, 'completed')
+  assert.deepEqual([keyed.result, keyed.meta], [2, { a: 'b' }])
+
+  await assert.rejects(
+    transact(async (within) => {
+      await client.enqueue('echo', 1, { client: within })
+      throw new Error('changed my mind')
+    }),
+    /changed my mind/,
+  )
+  assert.equal(await jobs(), 5)
+
+  const { id: holder } = await client.enqueue('nobody', 1, { idempotencyKey: 'taken' })
+  await transact(async (within) => {
+    const refused = await client.enqueue('nobody', 2, { client: within, idempotencyKey: 'taken' }).catch((e) => e)
+    assert.equal(codeOf(refused), 'DUPLICATE_TASK')
+    assert.equal(refused.details.jobId, holder)
+    await client.enqueue('nobody', 3, { client: within })
+  })
+  await until('the job after the refused one is there', async () => (await jobs()) === 7)
+}
+
+test('Kysely: the job comes with the commit, goes with the rollback, and a taken key spoils nothing', async () => {
+  await withEngines(async (bundle) => {
+    const db = new Kysely({ dialect: new PostgresDialect({ pool: new pg.Pool({ connectionString: bundle.url }) }) })
+    try {
+      await proven(bundle, (work) => db.transaction().execute((trx) => work(fromKysely(trx, CompiledQuery))))
+    } finally {
+      await db.destroy()
+    }
+  })
+})
+
+test('Knex: the job comes with the commit, goes with the rollback, and a taken key spoils nothing', async () => {
+  await withEngines(async (bundle) => {
+    const db = knex({ client: 'pg', connection: bundle.url })
+    try {
+      await proven(bundle, (work) => db.transaction((trx) => work(fromKnex(trx))))
+    } finally {
+      await db.destroy()
+    }
+  })
+})
+
+test('Drizzle on node-postgres: the job comes with the commit, goes with the rollback, and a taken key spoils nothing', async () => {
+  await withEngines(async (bundle) => {
+    const pool = new pg.Pool({ connectionString: bundle.url })
+    try {
+      const db = drizzle(pool)
+      await proven(bundle, (work) => db.transaction((tx) => work(fromDrizzle(tx, drizzleSql))))
+    } finally {
+      await pool.end()
+    }
+  })
+})
+
+test('Drizzle on postgres.js: the job comes with the commit, goes with the rollback, and a taken key spoils nothing', async () => {
+  await withEngines(async (bundle) => {
+    const sql = postgres(bundle.url, { max: 2, onnotice() {} })
+    try {
+      const db = drizzleOnPostgres(sql)
+      await proven(bundle, (work) => db.transaction((tx) => work(fromDrizzle(tx, drizzleSql))))
+    } finally {
+      await sql.end()
+    }
+  })
+})
+
+test('postgres.js: the job comes with the commit, goes with the rollback, and a taken key spoils nothing', async () => {
+  await withEngines(async (bundle) => {
+    const sql = postgres(bundle.url, { max: 2, onnotice() {} })
+    try {
+      await proven(bundle, (work) => sql.begin((within) => work(fromPostgres(within))))
+    } finally {
+      await sql.end()
+    }
+  })
+})

@@ -35,8 +35,7 @@ export interface Producer<Tasks = Registry> {
 export type ItemOf<Tasks> = {
   [Name in NameOf<Tasks>]: Omit<EnqueueItem, 'task' | 'payload'> & {
     readonly task: Name
-    readonly payload: Tasks[Name]
-  }
+  } & (undefined extends Tasks[Name] ? { readonly payload?: Tasks[Name] } : { readonly payload: Tasks[Name] })
 }[NameOf<Tasks>]
 
 /** A process that only enqueues and looks. */

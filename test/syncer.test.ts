@@ -730,7 +730,7 @@ describe('what an outcome says', () => {
     assert.equal(store.done.get(1), 3)
   })
 
-  test('an ephemeral job that completes writes no attempt; one that fails for good does', async () => {
+  test('an ephemeral job that completes writes no attempt and goes; one that fails for good stays with its evidence', async () => {
     const chunk = chunkOf(1, { ephemeral: true })
     const store = await all((syncer) => {
       syncer.outcomes.completed(chunk, 1, 0, 1, 2, NONE, 0, 0)
@@ -739,10 +739,7 @@ describe('what an outcome says', () => {
     assert.deepEqual(ids(store), [2])
     assert.deepEqual(
       store.finished.map((item) => [item.jobId, item.ephemeral]),
-      [
-        [1, true],
-        [2, true],
-      ],
+      [[1, true]],
     )
     assert.equal(store.done.get(1), 2)
   })

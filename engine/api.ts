@@ -1,8 +1,10 @@
 // The types of the public surface: what an engine, a client and the console offer. The commands are written against
 // these, and so are users' programs.
 
+import type { InboxStats } from '../threads/inbox.ts'
 import type { Json, RetryPolicy, TaskDefinition } from './base/task.ts'
 import type { Enqueued, EnqueuedMany, EnqueueItem, EnqueueOptions } from './enqueuer.ts'
+import type { Message as LoopMessage } from './scheduler/messages.ts'
 import type { MigrationReport } from './store/migrate.ts'
 
 /** Task names with their payload types; what `createEngine({ tasks: [a, b] })` knows about its tasks. */
@@ -66,9 +68,22 @@ export interface Engine<Tasks = Registry> extends Producer<Tasks> {
   drain(timeoutMs?: number): Promise<void>
   /** Resolves when this engine has stopped, also when it stopped itself because it could not go on. */
   readonly stopped: Promise<void>
+  /**
+   * The loop's inbox: messages that it handles in order, each within one iteration; answers come to a callback as
+   * copies. For programs that embed the engine and want to look into it or end something without asking PostgreSQL.
+   */
+  readonly inbox: LoopInbox
   /** Task files that could not be loaded, with the reason. */
   readonly broken: readonly { readonly file: string; readonly message: string }[]
   [Symbol.asyncDispose](): Promise<void>
+}
+
+export interface LoopInbox {
+  /** False when the inbox is full (setting inboxMessagesMax). */
+  trySend(message: LoopMessage): boolean
+  /** Waits for room; false when there was none within `timeoutMs` (setting inboxSendTimeoutMs). */
+  send(message: LoopMessage, timeoutMs?: number): Promise<boolean>
+  stats(): InboxStats
 }
 
 export interface StopReport {
@@ -456,3 +471,5 @@ export interface Schedules {
   /** What was decided, newest first; kept for two weeks. `limit` at most 1,000, default 50. */
   history(id: string, filter?: { readonly limit?: number; readonly before?: Date | number }): Promise<OccurrenceRow[]>
 }
+
+export type { InboxStats, LoopMessage }

@@ -9,6 +9,7 @@
 import { readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { cwd, features, version as nodeVersion } from 'node:process'
+import { Inbox } from '../threads/inbox.ts'
 import type { Catalog } from '../threads/lanes.ts'
 import { ThreadPool } from '../threads/pool.ts'
 import type {
@@ -35,6 +36,7 @@ import { openConsole } from './console.ts'
 import { Enqueuer } from './enqueuer.ts'
 import { Node } from './node.ts'
 import { openSchedules } from './schedule-verbs.ts'
+import type { Message } from './scheduler/messages.ts'
 import { Scheduler } from './scheduler/scheduler.ts'
 import { Schedules } from './schedules.ts'
 import { backoffMs } from './store/connection.ts'
@@ -294,6 +296,7 @@ class MillraceEngine extends Base {
   #claimer!: Claimer
   #cron!: Schedules
   #listener: Listener | null = null
+  readonly inbox: Inbox<Message>
   #rejoining = false
   #idle: (() => void)[] = []
   #taskByName = new Map<string, { queue?: string; maxAttempts?: number }>()
@@ -302,6 +305,12 @@ class MillraceEngine extends Base {
     super(options)
     this.#tasks = options.tasks ?? './tasks'
     this.#declared = options.schedules
+    this.inbox = new Inbox({
+      messagesMax: this.settings.inboxMessagesMax,
+      sendTimeoutMs: this.settings.inboxSendTimeoutMs,
+      clock: this.clock,
+      onSend: () => this.#scheduler?.wake(),
+    })
   }
 
   get broken(): Catalog['broken'] {
@@ -416,6 +425,7 @@ class MillraceEngine extends Base {
       settings,
       lanes: this.#pool,
       outcomes: this.#syncer.outcomes,
+      inbox: this.inbox,
       occurrences: this.#cron.occurrences,
       markRunning: (jobs) =>
         store.markRunning(

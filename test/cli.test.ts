@@ -299,6 +299,11 @@ function fakeApi(
         stats: () => STATS,
         drain: async () => {},
         broken: [],
+        inbox: {
+          trySend: () => true,
+          send: async () => true,
+          stats: () => ({ totalSent: 0, totalReceived: 0, timeoutCount: 0, currentDepth: 0, maxDepthSeen: 0 }),
+        },
         stopped: new Promise<void>(() => {}),
         ...overrides.engine,
       }

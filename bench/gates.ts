@@ -83,6 +83,13 @@ function timesQuickest(bench: string, subject: string, metric: Metric) {
 const part = (bench: string, subject: string, metric: Metric) => (results: Results) =>
   results.part(bench, subject, metric)
 
+/** One subject over another of the same bench. */
+const over = (bench: string, subject: string, other: string, metric: Metric) => (results: Results) => {
+  const a = results.ours(bench, subject, metric)
+  const b = results.ours(bench, other, metric)
+  return a === null || b === null ? null : a / b
+}
+
 export const GATES: readonly Gate[] = [
   {
     says: 'drain, results kept, times the fastest peer',
@@ -219,6 +226,91 @@ export const GATES: readonly Gate[] = [
     atLeast: false,
     limit: 440,
     find: part('memory', '10,000 orchestrators', 'bytesEach'),
+  },
+  {
+    says: '[TM-137] enqueue, one call per job, jobs/s',
+    bench: 'queue',
+    kind: 'contract',
+    smoke: true,
+    atLeast: true,
+    limit: 1_000,
+    find: part('queue', 'enqueue', 'jobsPerSecond'),
+  },
+  {
+    says: '[TM-138] enqueue as a batch, times one by one',
+    bench: 'queue',
+    kind: 'ratio',
+    smoke: true,
+    atLeast: true,
+    limit: 5,
+    aim: 20,
+    find: over('queue', 'enqueue as a batch', 'enqueue one by one', 'jobsPerSecond'),
+  },
+  {
+    says: '[TM-139] claim, jobs/s',
+    bench: 'queue',
+    kind: 'contract',
+    smoke: true,
+    atLeast: true,
+    limit: 500,
+    find: part('queue', 'claim', 'jobsPerSecond'),
+  },
+  {
+    says: '[TM-140] process no-ops, jobs/s',
+    bench: 'queue',
+    kind: 'contract',
+    smoke: true,
+    atLeast: true,
+    limit: 500,
+    find: part('queue', 'process', 'jobsPerSecond'),
+  },
+  {
+    says: '[TM-141] 4 workers and jobs that wait, times one worker',
+    bench: 'queue',
+    kind: 'ratio',
+    smoke: true,
+    atLeast: true,
+    limit: 2,
+    aim: 3.5,
+    find: over('queue', '4 workers, jobs that wait', '1 worker, jobs that wait', 'jobsPerSecond'),
+  },
+  {
+    says: '[TM-141] 10 workers and jobs that wait, times one worker',
+    bench: 'queue',
+    kind: 'ratio',
+    atLeast: true,
+    limit: 5,
+    aim: 8,
+    find: over('queue', '10 workers, jobs that wait', '1 worker, jobs that wait', 'jobsPerSecond'),
+  },
+  {
+    says: '[TM-142] a claim while 100,000 wait, times while 1,000 wait',
+    bench: 'queue',
+    kind: 'ratio',
+    smoke: true,
+    atLeast: false,
+    limit: 2,
+    aim: 1.2,
+    find: over('queue', 'claim of 10, 100,000 wait', 'claim of 10, 1,000 wait', 'p50Ms'),
+  },
+  {
+    says: '[TM-142] a claim while 1,000,000 wait, times while 1,000 wait',
+    bench: 'queue',
+    kind: 'ratio',
+    atLeast: false,
+    limit: 2,
+    aim: 1.2,
+    find: over('queue', 'claim of 10, 1,000,000 wait', 'claim of 10, 1,000 wait', 'p50Ms'),
+  },
+  {
+    says: '[TM-144] one group and four engines: end of a job to the start of the next, ms p50',
+    bench: 'queue',
+    kind: 'contract',
+    smoke: true,
+    atLeast: false,
+    limit: 100,
+    aim: 10,
+    find: part('queue', '1 group', 'p50Ms'),
   },
 ]
 

@@ -10,6 +10,7 @@ import * as iteration from './iteration.bench.ts'
 import * as latency from './latency.bench.ts'
 import * as memory from './memory.bench.ts'
 import * as orchestrator from './orchestrator.bench.ts'
+import * as queue from './queue.bench.ts'
 import * as ring from './ring.bench.ts'
 import * as scaling from './scaling.bench.ts'
 import * as schedules from './schedules.bench.ts'
@@ -36,6 +37,7 @@ export const benches: readonly Bench[] = [
   schedules,
   claim,
   settle,
+  queue,
   enqueue,
   drain,
   sustained,

@@ -29,6 +29,7 @@ import { codeOf, EngineError, messageOf } from './base/errors.ts'
 import { Deadline } from './base/lifecycle.ts'
 import { type Log, silentLog } from './base/log.ts'
 import type { TaskDefinition } from './base/task.ts'
+import { activeTraceHeaders } from './base/trace.ts'
 import { Claimer } from './claimer.ts'
 import { loadConfig } from './config/load.ts'
 import type { Settings } from './config/settings.ts'
@@ -181,6 +182,7 @@ class Base {
         clock: this.clock,
         store: this.store,
         defaultsOf: (task) => this.defaultsOf(task),
+        traceHeaders: activeTraceHeaders,
         onEnqueued: (queueIds, dueAtMs) => this.onEnqueued(queueIds, dueAtMs),
       },
       this.settings,

@@ -64,7 +64,10 @@ export interface EnqueueOptions {
   readonly onDuplicate?: 'reject' | 'ignore'
   /** True leaves no trace of a completed job. */
   readonly ephemeral?: boolean
-  /** Labels and trace headers (traceparent) that travel with the job; at most 16 KiB. */
+  /**
+   * Labels that travel with the job, at most 16 KiB. With a tracer of `@opentelemetry/api` the W3C headers of the active
+   * span (traceparent, tracestate) are added, unless a traceparent is given here.
+   */
   readonly meta?: Readonly<Record<string, Json>>
   /** Your `pg` client (or anything with query(text, values)) in an open transaction: the job exists when you commit. */
   readonly client?: ForeignClient
@@ -556,10 +559,10 @@ function refuse(field: string, rule: string, value: unknown): never {
   throw new EngineError('VALIDATION', `${field} must be ${rule}, got ${shown}`, { field, rule })
 }
 
-/** What the caller names goes before the headers of the active span. */
+/** A traceparent that the caller names goes before that of the active span, and takes no tracestate from it. */
 function metaText(meta: unknown = {}, trace: Readonly<Record<string, Json>> | null): string {
   if (typeof meta !== 'object' || meta === null || Array.isArray(meta)) refuse('meta', 'an object', meta)
-  const text = jsonText({ ...trace, ...meta }, 'meta')
+  const text = jsonText('traceparent' in meta ? meta : { ...trace, ...meta }, 'meta')
   if (Buffer.byteLength(text) > META_BYTES_MAX)
     refuse('meta', `at most ${META_BYTES_MAX} bytes of JSON`, `${Buffer.byteLength(text)} bytes`)
   return text

@@ -2,6 +2,7 @@
 // keys, transactions, and how many transactions many calls cost.
 
 import assert from 'node:assert/strict'
+import { AsyncLocalStorage } from 'node:async_hooks'
 import { test } from 'node:test'
 import type { EnqueueOptions, Json } from '../engine/index.ts'
 import { codeFrom, type EngineBundle, withEngines } from './support/engine.ts'
@@ -606,14 +607,85 @@ test('SQL enqueues too: with defaults, with options, in a transaction, with keys
   })
 })
 
-test('[TM-006] [TM-011] trace headers given as meta reach the handler of every job', async () => {
-  const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
-  await withEngines(async ({ client, engine, inState }) => {
-    await engine()
-    const { ids } = await client.enqueueMany('see', [1, 2, 3, 4, 5], { meta: { traceparent } })
-    for (let at = 0; at < 5; at++) {
-      const { result } = await inState(ids[0]!.first + at, 'completed')
-      assert.deepEqual((result as { meta: unknown }).meta, { traceparent })
-    }
+const TRACE_API = Symbol.for('opentelemetry.js.api.1')
+const SPAN_KEY = Symbol.for('OpenTelemetry Context Key SPAN')
+
+/** What a tracer registers, as far as it matters: the active context with its span. */
+async function withTracer(run: (inSpan: <T>(span: object | undefined, call: () => T) => T) => Promise<void>) {
+  const active = new AsyncLocalStorage<object | undefined>()
+  const global = globalThis as Record<symbol, unknown>
+  const before = global[TRACE_API]
+  global[TRACE_API] = {
+    version: '1.9.0',
+    context: { active: () => ({ getValue: (key: symbol) => (key === SPAN_KEY ? active.getStore() : undefined) }) },
+  }
+  try {
+    await run((span, call) => active.run(span, call))
+  } finally {
+    if (before === undefined) delete global[TRACE_API]
+    else global[TRACE_API] = before
+  }
+}
+
+function spanOf(context: object) {
+  return { spanContext: () => context }
+}
+
+const TRACE_ID = '0af7651916cd43dd8448eb211c80319c'
+const SPAN_ID = 'b7ad6b7169203331'
+const TRACEPARENT = `00-${TRACE_ID}-${SPAN_ID}-01`
+
+test("[TM-006] [TM-011] the active span's trace headers are stored with each job and reach its handler", async () => {
+  const span = spanOf({ traceId: TRACE_ID, spanId: SPAN_ID, traceFlags: 1, traceState: { serialize: () => 'a=1,b=2' } })
+  const trace = { traceparent: TRACEPARENT, tracestate: 'a=1,b=2' }
+  await withTracer(async (inSpan) => {
+    await withEngines(async ({ client, engine, inState, query }) => {
+      const before = await client.enqueue('see', 0)
+      const one = await inSpan(span, () => client.enqueue('see', 1))
+      const labelled = await inSpan(span, () => client.enqueue('see', 1, { meta: { tenant: 7 } }))
+      const many = await inSpan(span, () => client.enqueueMany('see', [1, 2, 3, 4, 5]))
+      const items = Array.from({ length: 5 }, (_, payload) => ({ task: 'see', payload }))
+      const mixed = await inSpan(span, () => client.enqueueMany(items))
+      const own = { traceparent: `00-${TRACE_ID}-00f067aa0ba902b7-00` }
+      const given = await inSpan(span, () => client.enqueue('see', 1, { meta: own }))
+      const after = await client.enqueue('see', 0)
+      const metas = await query('select id::float8 as id, meta from millrace.job order by id')
+      const metaOf = (id: number) => metas.find((row) => row.id === id)!.meta
+      assert.deepEqual(metaOf(one.id), trace)
+      assert.deepEqual(metaOf(labelled.id), { ...trace, tenant: 7 })
+      for (const { ids } of [many, mixed])
+        for (let at = 0; at < 5; at++) assert.deepEqual(metaOf(ids[0]!.first + at), trace)
+      assert.deepEqual(metaOf(given.id), own)
+      assert.equal(metaOf(before.id), null)
+      assert.equal(metaOf(after.id), null)
+      await engine()
+      const { result } = await inState(one.id, 'completed')
+      assert.deepEqual((result as { meta: unknown }).meta, trace)
+    })
+  })
+})
+
+test('a span that is none, or a tracer that throws, leaves the job without a trace', async () => {
+  await withTracer(async (inSpan) => {
+    await withEngines(async ({ client, query }) => {
+      for (const span of [
+        undefined,
+        {},
+        spanOf({ traceId: '0'.repeat(32), spanId: SPAN_ID, traceFlags: 1 }),
+        spanOf({ traceId: TRACE_ID, spanId: 'short', traceFlags: 1 }),
+        {
+          spanContext: () => {
+            throw new Error('broken tracer')
+          },
+        },
+      ])
+        await inSpan(span, () => client.enqueue('mail', 1))
+      const long = { serialize: () => 'x'.repeat(513) }
+      await inSpan(spanOf({ traceId: TRACE_ID, spanId: SPAN_ID, traceFlags: 0, traceState: long }), () =>
+        client.enqueue('mail', 1),
+      )
+      const metas = (await query('select meta from millrace.job order by id')).map(({ meta }) => meta)
+      assert.deepEqual(metas, [null, null, null, null, null, { traceparent: `00-${TRACE_ID}-${SPAN_ID}-00` }])
+    })
   })
 })

@@ -7,10 +7,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { systemClock } from '../engine/base/clock.ts'
+import type { Log } from '../engine/base/log.ts'
 import { type EngineBundle, withEngines } from './support/engine.ts'
 import { endAll, startEngine } from './support/engine-process.ts'
 
 const CROWD = new URL('./tasks/crowd.js', import.meta.url)
+const BEHAVED = new URL('./tasks/behaved.js', import.meta.url)
 const MINUTE = 60_000
 /** Nothing but polling tells an engine of work; and nothing but its own silence tells others of its end. */
 const DEAF = { listen: false, pollMs: 20, pollMaxMs: 100 } as const
@@ -40,11 +42,11 @@ async function resultsOf({ client }: EngineBundle, task: string): Promise<unknow
 }
 
 for (const { id, task, seats, jobs } of [
-  { id: 'TM-028', task: 'five', seats: 5, jobs: 10 },
-  { id: 'TM-089', task: 'ten', seats: 10, jobs: 20 },
+  { id: '[TM-028]', task: 'five', seats: 5, jobs: 10 },
+  { id: '[TM-089]', task: 'ten', seats: 10, jobs: 20 },
 ]) {
   const title = `${jobs} jobs of a task with concurrency ${seats}: ${seats} run at a time, and never more`
-  test(`[${id}] ${title}`, { timeout: MINUTE }, () =>
+  test(`${id} ${title}`, { timeout: MINUTE }, () =>
     withEngines(async (bundle) => {
       await bundle.client.enqueueMany(
         task,
@@ -136,11 +138,11 @@ test('[TM-030] the longer nothing comes the rarer it asks; work makes it ask oft
 )
 
 for (const { id, limitMs, signal } of [
-  { id: 'TM-031', limitMs: 2_000, signal: 'SIGSTOP' },
-  { id: 'TM-121', limitMs: 1_000, signal: 'SIGSTOP' },
+  { id: '[TM-031]', limitMs: 2_000, signal: 'SIGSTOP' },
+  { id: '[TM-121]', limitMs: 1_000, signal: 'SIGSTOP' },
 ] as const) {
   const title = `a holder that says nothing for ${limitMs} ms: its job appears again, and not before`
-  test(`[${id}] ${title}`, { timeout: MINUTE }, () =>
+  test(`${id} ${title}`, { timeout: MINUTE }, () =>
     withEngines(async (bundle) => {
       const { path, open } = gate()
       const life = { nodeLimitMs: limitMs, nodeHeartbeatMs: 200 }
@@ -200,6 +202,64 @@ test(
       await any.drain()
       assert.deepEqual([await done('a'), await done('b'), await done(null)], [6, 4, 2])
     }),
+)
+
+test(
+  '[TM-034] an engine that works for a while and is told to stop leaves in order, with no line of complaint',
+  {
+    timeout: MINUTE,
+  },
+  () =>
+    withEngines(async (bundle) => {
+      const complaints: string[] = []
+      const quiet = () => {}
+      const complain = (_facts: Record<string, unknown>, event: string) => void complaints.push(event)
+      const log: Log = { debug: quiet, info: quiet, warn: complain, error: complain, child: () => log }
+      const engine = await bundle.engine({ log })
+      await bundle.client.enqueueMany('echo', [1, 2, 3])
+      await bundle.until('they are done', async () => engine.stats().settled === 3)
+      const report = await engine.stop()
+      await engine.stopped
+      assert.deepEqual([report.released, report.outboxed], [0, 0])
+      assert.deepEqual(complaints, [])
+      assert.equal(await bundle.count('node', 'lease', 'running'), 0)
+    }),
+)
+
+test(
+  '[TM-035] stop waits for what runs, takes nothing new, and the outcome is stored when it resolves',
+  {
+    timeout: MINUTE,
+  },
+  () =>
+    withEngines(async (bundle) => {
+      const { client } = bundle
+      // one that looks at no signal: it ends when it is done, or when it is ended
+      const { id } = await client.enqueue('rest', 1_000)
+      const engine = await bundle.engine({ tasks: BEHAVED })
+      await bundle.until('it runs', async () => engine.stats().running === 1)
+      const stopping = engine.stop(30_000)
+      const late = await client.enqueue('rest', 1)
+      const report = await stopping
+      assert.deepEqual([report.released, report.outboxed], [0, 0])
+      const job = await client.console.job(id)
+      assert.deepEqual([job?.state, job?.result], ['completed', 1_000])
+      assert.equal((await client.console.job(late.id))?.state, 'queued')
+    }),
+)
+
+test('[TM-036] stop ends what does not end in time, gives it back uncharged, and says so', { timeout: MINUTE }, () =>
+  withEngines(async (bundle) => {
+    const { id } = await bundle.client.enqueue('rest', 30_000, { maxAttempts: 1, timeoutMs: 60_000 })
+    const engine = await bundle.engine({ tasks: BEHAVED })
+    await bundle.until('it runs', async () => engine.stats().running === 1)
+    const report = await engine.stop(500)
+    assert.deepEqual([report.released, report.outboxed], [1, 0])
+    const job = await bundle.client.console.job(id)
+    assert.deepEqual([job?.state, job?.attempt], ['queued', 1])
+    assert.deepEqual(await bundle.query(`select * from millrace.attempts where outcome <> 'released'`), [])
+    assert.equal(await bundle.count('node', 'lease', 'running'), 0)
+  }),
 )
 
 test(

@@ -36,6 +36,7 @@ import type { Settings } from './config/settings.ts'
 import { openConsole } from './console.ts'
 import { Enqueuer } from './enqueuer.ts'
 import { Node } from './node.ts'
+import { Retention } from './retention.ts'
 import { openSchedules } from './schedule-verbs.ts'
 import type { Message } from './scheduler/messages.ts'
 import { Scheduler } from './scheduler/scheduler.ts'
@@ -44,6 +45,7 @@ import { backoffMs } from './store/connection.ts'
 import { type EmbeddedServer, openEmbedded } from './store/embedded.ts'
 import { Listener } from './store/listener.ts'
 import type { MigrationReport } from './store/migrate.ts'
+import { RetentionStore } from './store/retention-store.ts'
 import { ScheduleStore } from './store/schedule-store.ts'
 import { Store } from './store/store.ts'
 import type { ClaimedChunk, Flush } from './store/types.ts'
@@ -297,6 +299,7 @@ class MillraceEngine extends Base {
   #scheduler!: Scheduler
   #claimer!: Claimer
   #cron!: Schedules
+  #retention!: Retention
   #listener: Listener | null = null
   readonly inbox: Inbox<Message>
   #rejoining = false
@@ -339,12 +342,14 @@ class MillraceEngine extends Base {
       await this.#cron.start()
       this.#scheduler.start()
       this.#claimer.start()
+      this.#retention.start()
       this.#listen()
       this.#life = 'running'
     } catch (error) {
       this.#life = 'stopped'
       const deadline = new Deadline(this.clock, KILL_MS)
       await this.#cron?.stop()
+      await this.#retention?.stop()
       await this.#pool?.stop(deadline).catch(() => {})
       await this.#node?.stop(true).catch(() => {})
       await this.#outbox?.close().catch(() => {})
@@ -421,6 +426,7 @@ class MillraceEngine extends Base {
       },
       settings,
     )
+    this.#retention = new Retention({ clock, log, open: () => new RetentionStore(store) }, settings)
     this.#scheduler = new Scheduler({
       clock,
       log,
@@ -685,7 +691,7 @@ class MillraceEngine extends Base {
       this.#cutShort = resolve
     })
     const running = new Deadline(this.clock, timeoutMs * (1 - FLUSH_SHARE))
-    await Promise.race([Promise.all([this.#cron.stop(), this.#claimer.stop(), this.#scheduler.stop(running)]), hurried])
+    await Promise.race([Promise.all([this.#cron.stop(), this.#retention.stop(), this.#claimer.stop(), this.#scheduler.stop(running)]), hurried])
     await Promise.all([this.#claimer.stop(), this.#scheduler.stop(new Deadline(this.clock, 0))])
     this.#cutShort = null
     await this.#listener?.close()

@@ -329,6 +329,14 @@ const SETTINGS = {
     max: 100,
     about: 'Holders that may die with a job before it becomes a dead letter.',
   }),
+  retentionMs: duration({
+    part: 'life',
+    default: 0,
+    min: 0,
+    max: 3_650 * DAY,
+    about:
+      'Age after which jobs that have ended, and their attempts, may be dropped, ten million at a time; 0 keeps everything.',
+  }),
   stopTimeoutMs: duration({
     part: 'life',
     default: 10 * SECOND,

@@ -691,7 +691,10 @@ class MillraceEngine extends Base {
       this.#cutShort = resolve
     })
     const running = new Deadline(this.clock, timeoutMs * (1 - FLUSH_SHARE))
-    await Promise.race([Promise.all([this.#cron.stop(), this.#retention.stop(), this.#claimer.stop(), this.#scheduler.stop(running)]), hurried])
+    await Promise.race([
+      Promise.all([this.#cron.stop(), this.#retention.stop(), this.#claimer.stop(), this.#scheduler.stop(running)]),
+      hurried,
+    ])
     await Promise.all([this.#claimer.stop(), this.#scheduler.stop(new Deadline(this.clock, 0))])
     this.#cutShort = null
     await this.#listener?.close()

@@ -23,6 +23,13 @@ import type { Fired, FireItem, LoadedSchedule } from './store/schedule-store.ts'
 
 /** Occurrences that one statement decides: the first jobs can run while the next are made. */
 const FIRE_ITEMS_MAX = 200
+/** The first statement of a rush is smaller, so that the threads have work sooner. */
+const FIRE_ITEMS_FIRST = 50
+/**
+ * So much before their time a statement leaves with the first occurrences of a moment, and waits in the database until
+ * it has come: timers, the loop and the way there make nobody late. Less than that statement would wait.
+ */
+const AHEAD_MS = 12
 /** Occurrences that wait to be fired while PostgreSQL is away; older ones are found again by catching up. */
 const FIRES_MAX = 100_000
 /** Occurrences of one schedule that are made up for at most, the newest. */
@@ -88,6 +95,13 @@ interface Firing {
   changes: number
 }
 
+/** A run that the loop has taken into view. */
+interface Launched {
+  readonly runId: string
+  readonly scheduleId: string
+  readonly scheduledAtMs: number
+}
+
 export class Schedules {
   readonly #needs: SchedulesNeeds
   readonly #settings: SchedulesSettings
@@ -109,6 +123,10 @@ export class Schedules {
   /** Occurrences whose time has come, by run id: fired in the order of their due times, or waiting for their jitter. */
   readonly #due = new Map<string, Firing>()
   #ready: Firing[] = []
+  /** Runs in view whose time has not come, by due time. */
+  readonly #foreseen = new Map<number, { timer: Timer; runs: { runId: string; scheduleId: string }[] }>()
+  /** Runs that are on their way before the loop has told that they are due. */
+  readonly #ahead = new Set<string>()
   #flying: Promise<void> | null = null
   /** Those whose schedule turned out to have changed; looked at again after the next load. */
   #changed: Firing[] = []
@@ -174,6 +192,9 @@ export class Schedules {
     this.#state = 'quiet'
     this.#ready = []
     this.#due.clear()
+    for (const { timer } of this.#foreseen.values()) timer.cancel()
+    this.#foreseen.clear()
+    this.#ahead.clear()
     this.#changed = []
     this.#won.clear()
     this.#beats?.cancel()
@@ -212,10 +233,17 @@ export class Schedules {
   readonly occurrences = {
     index: this.#looker(),
     nowMs: (): number => this.#needs.store.time.nowMs(),
-    launch: (): void => this.#keepTime(),
+    launch: (run: Launched): void => {
+      this.#keepTime()
+      this.#foresee(run)
+    },
     update: (update: { runId: string; scheduleId: string; scheduledAtMs: number; status: string }): boolean => {
-      if (update.status === 'pending') this.#comeDue(update.runId, update.scheduleId, update.scheduledAtMs)
-      else if (update.status === 'cancelled' || update.status === 'orphaned') this.#due.delete(update.runId)
+      if (update.status === 'pending') {
+        if (!this.#ahead.delete(update.runId)) this.#comeDue(update.runId, update.scheduleId, update.scheduledAtMs)
+      } else if (update.status === 'cancelled' || update.status === 'orphaned') {
+        this.#due.delete(update.runId)
+        this.#ahead.delete(update.runId)
+      }
       return true
     },
   }
@@ -263,6 +291,29 @@ export class Schedules {
 
   // ------------------------------------------------------------------ firing
 
+  /** Notes a run of the loop for the moment shortly before its time; one timer for all of one due time. */
+  #foresee({ runId, scheduleId, scheduledAtMs: atMs }: Launched): void {
+    if (this.#state === 'quiet') return
+    const waitMs = atMs - this.#needs.store.time.nowMs() - AHEAD_MS
+    if (waitMs <= 0) return // the loop says so when it is due, which is soon
+    const together = this.#foreseen.get(atMs)
+    if (together !== undefined) {
+      together.runs.push({ runId, scheduleId })
+      return
+    }
+    const timer = this.#needs.clock.after(waitMs, () => {
+      const { runs } = this.#foreseen.get(atMs)!
+      this.#foreseen.delete(atMs)
+      for (const run of runs) {
+        const entry = this.#entries.get(run.scheduleId)
+        if (entry === undefined || !isDueAt(entry, atMs) || this.#due.has(run.runId)) continue // the loop finds out
+        this.#ahead.add(run.runId)
+        this.#comeDue(run.runId, run.scheduleId, atMs)
+      }
+    })
+    this.#foreseen.set(atMs, { timer, runs: [{ runId, scheduleId }] })
+  }
+
   #comeDue(runId: string, scheduleId: string, atMs: number): void {
     if (this.#state === 'quiet') return
     const entry = this.#entries.get(scheduleId)
@@ -274,7 +325,7 @@ export class Schedules {
     }
     this.#due.set(runId, firing)
     this.#watch()
-    const waitMs = atMs + jitterOf(entry, atMs) - this.#needs.store.time.nowMs()
+    const waitMs = atMs + jitterOf(entry, atMs) - this.#needs.store.time.nowMs() - AHEAD_MS
     if (waitMs > 1) this.#needs.clock.after(waitMs, () => this.#push(firing))
     else this.#push(firing)
   }
@@ -296,8 +347,10 @@ export class Schedules {
     if (this.#flying !== null || this.#ready.length === 0 || this.#state !== 'running') return
     this.#flying = (async () => {
       await null // whatever the loop finds due in this iteration goes together
+      let max = FIRE_ITEMS_FIRST
       while (this.#ready.length > 0 && this.#state === 'running') {
-        const batch = this.#nextBatch()
+        const batch = this.#nextBatch(max)
+        max = FIRE_ITEMS_MAX
         try {
           await this.#fire(batch)
           this.#failures = 0
@@ -314,12 +367,12 @@ export class Schedules {
   }
 
   /** In the order of due times; at most one of each schedule whose occurrences must not overlap. */
-  #nextBatch(): Firing[] {
+  #nextBatch(max: number): Firing[] {
     const batch: Firing[] = []
     const rest: Firing[] = []
     const single = new Set<string>()
     for (const [at, firing] of this.#ready.entries()) {
-      if (batch.length === FIRE_ITEMS_MAX) {
+      if (batch.length === max) {
         rest.push(...this.#ready.slice(at))
         break
       }

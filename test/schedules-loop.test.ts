@@ -175,6 +175,31 @@ test('[CS-089] three schedules within ten seconds all run, each once', async () 
   await bench.schedules.stop()
 })
 
+test('the statement leaves shortly before the due time, the run goes to pending at it, and the job is made once', async () => {
+  const bench = scheduleBench({ secondsPast: 1, fill: (store) => store.put('job1', '5 0 12 * * *') })
+  await bench.start()
+  const dueMs = bench.clock.wallMs() + 4_000
+  const leftMs: number[] = []
+  const fire = bench.store.fire.bind(bench.store)
+  bench.store.fire = (nodeId, items) => {
+    leftMs.push(dueMs - bench.clock.wallMs())
+    return fire(nodeId, items)
+  }
+  const state = () => bench.scheduler.getAll()[0]!.state
+  await bench.pass(3_980)
+  assert.deepEqual(leftMs, [])
+  await bench.pass(19, 1)
+  assert.equal(leftMs.length, 1)
+  assert.ok(leftMs[0]! > 0 && leftMs[0]! <= 15, `${leftMs[0]} ms before`)
+  assert.equal(state(), 'prerun')
+  assert.equal(bench.store.decided.size, 0, 'it was early')
+  await bench.pass(10, 1)
+  assert.ok(bench.updates.some((update) => update.status === 'pending' && update.atMs === dueMs))
+  assert.equal(leftMs.length, 2)
+  assert.equal(bench.store.decided.size, 1)
+  await bench.schedules.stop()
+})
+
 test('[CS-092] 100 runs of one moment are enqueued together, and all complete', async () => {
   const bench = scheduleBench({
     secondsPast: 1,

@@ -170,7 +170,7 @@ export function scheduleBench(
           query: (startMs, endMs, visit) => schedules.occurrences.index.query(startMs, endMs, visit),
         },
         nowMs: () => schedules.occurrences.nowMs(),
-        launch: () => schedules.occurrences.launch(),
+        launch: (run) => schedules.occurrences.launch(run),
         update(update) {
           updates.push(update)
           return schedules.occurrences.update(update)

@@ -1,6 +1,10 @@
-// Everything that a test of the public API needs: a fresh schema, a client, engines that are stopped at the end, and
+// Everything that a test of the public API needs: an empty schema, a client, engines that are stopped at the end, and
 // waits for facts in PostgreSQL. A wait that takes too long fails with what it waited for.
+//
+// The tests of a file share one schema, which is emptied between them: making one costs more than most tests. After a
+// test that failed the next one gets a new schema.
 
+import { after } from 'node:test'
 import pg from 'pg'
 import { systemClock } from '../../engine/base/clock.ts'
 import {
@@ -12,7 +16,7 @@ import {
   type EngineOptions,
   type JobRow,
 } from '../../engine/index.ts'
-import { openTestDatabase } from './database.ts'
+import { openTestDatabase, type TestDatabase } from './database.ts'
 
 export const TASKS = new URL('../tasks/public.js', import.meta.url)
 
@@ -39,8 +43,36 @@ export interface EngineBundle {
   until<T>(what: string, look: () => Promise<T | undefined | false | null>): Promise<T>
 }
 
+let shared: TestDatabase | null = null
+
+after(async () => {
+  await shared?.close()
+})
+
+/** The schema of this file without a row, as after the migrations. */
+async function emptyDatabase(): Promise<TestDatabase> {
+  if (shared === null) {
+    const db = await openTestDatabase()
+    const client = createClient({ database: db.url, schema: db.schema })
+    try {
+      await client.migrate()
+    } finally {
+      await client.close()
+    }
+    shared = db
+  } else {
+    const tables = await shared.query<{ name: string }>(
+      `select c.relname as name from pg_class c where c.relnamespace = $1::regnamespace and c.relkind in ('r', 'p')
+         and not c.relispartition and c.relname <> 'migration'`,
+      [shared.schema],
+    )
+    for (const { name } of tables) await shared.query(`delete from "${shared.schema}"."${name}"`)
+  }
+  return shared
+}
+
 export async function withEngines(run: (bundle: EngineBundle) => Promise<void>): Promise<void> {
-  const db = await openTestDatabase()
+  const db = await emptyDatabase()
   const base = { database: db.url, schema: db.schema }
   const engines: Engine[] = []
   const clients: Client[] = []
@@ -62,8 +94,8 @@ export async function withEngines(run: (bundle: EngineBundle) => Promise<void>):
       await systemClock.sleep(LOOK_EVERY_MS)
     }
   }
+  let passed = false
   try {
-    await client.migrate()
     await run({
       url: db.url,
       schema: db.schema,
@@ -101,11 +133,15 @@ export async function withEngines(run: (bundle: EngineBundle) => Promise<void>):
         }
       },
     })
+    passed = true
   } finally {
     await Promise.all(engines.map((engine) => engine.stop(2_000)))
     await Promise.all(clients.map((it) => it.close()))
     await Promise.all(connections.map((it) => it.end()))
-    await db.close()
+    if (!passed) {
+      shared = null
+      await db.close()
+    }
   }
 }
 

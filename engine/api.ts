@@ -3,7 +3,8 @@
 
 import type { InboxStats } from '../threads/inbox.ts'
 import type { Json, RetryPolicy, TaskDefinition } from './base/task.ts'
-import type { Enqueued, EnqueuedMany, EnqueueItem, EnqueueOptions } from './enqueuer.ts'
+import type { Enqueued, EnqueuedMany, EnqueueItem } from './enqueuer/enqueuer.ts'
+import type { EnqueueOptions } from './enqueuer/options.ts'
 import type { Message as LoopMessage } from './scheduler/messages.ts'
 import type { MigrationReport } from './store/migrate.ts'
 

@@ -44,6 +44,7 @@ export {
 } from './base/task.ts'
 export type { Settings } from './config/settings.ts'
 export { type ClientOptions, createClient, createEngine, type EngineOptions } from './engine.ts'
-export type { Enqueued, EnqueuedMany, EnqueueItem, EnqueueOptions } from './enqueuer.ts'
+export type { Enqueued, EnqueuedMany, EnqueueItem } from './enqueuer/enqueuer.ts'
+export type { EnqueueOptions } from './enqueuer/options.ts'
 export type { MigrationReport } from './store/migrate.ts'
 export type { ForeignClient } from './store/store.ts'

@@ -21,7 +21,7 @@ export type {
   ScheduleRow,
   TriggerOptions,
 } from '../api.ts'
-export type { EnqueueOptions } from '../enqueuer.ts'
+export type { EnqueueOptions } from '../enqueuer/options.ts'
 
 export type Options = Settings & { readonly log: Log }
 

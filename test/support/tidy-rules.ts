@@ -20,6 +20,7 @@ export const FLOORS: readonly Floor[] = [
   { part: 'store', floor: 2, files: /^engine\/store\// },
   { part: 'threads', floor: 2, files: /^threads\// },
   { part: 'adapters', floor: 3, files: /^engine\/adapters\// },
+  { part: 'enqueuer', floor: 3, files: /^engine\/enqueuer\// },
   { part: 'scheduler', floor: 3, files: /^engine\/scheduler\// },
   { part: 'syncer', floor: 3, files: /^engine\/syncer\// },
   { part: 'bot', floor: 3, files: /^engine\/bot\// },
@@ -31,7 +32,7 @@ export const FLOORS: readonly Floor[] = [
   { part: 'command line', floor: 7, files: /^engine\/(main\.ts$|cli\/)/ },
 ]
 
-/** Every other file directly in engine/ is a part of its own on this floor: enqueuer, claimer, node, ... */
+/** Every other file directly in engine/ is a part of its own on this floor: claimer, node, ... */
 export const SINGLE_FILE_FLOOR = 3
 export const SINGLE_FILE = /^engine\/([a-z-]+)\.ts$/
 

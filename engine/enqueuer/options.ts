@@ -1,0 +1,210 @@
+// What a caller may say about a job, and the checks of it: everything is judged before anything is written, and every
+// refusal names the field, the rule and what was given.
+
+import { EngineError } from '../base/errors.ts'
+import {
+  DELAY_MS_MAX,
+  MAX_ATTEMPTS_MAX,
+  META_BYTES_MAX,
+  NAME_CHARS_MAX,
+  PRIORITY_MAX,
+  PRIORITY_MIN,
+} from '../base/limits.ts'
+import type { Json, RetryPolicy } from '../base/task.ts'
+import type { ForeignClient } from '../store/store.ts'
+import { jsonText } from './payload.ts'
+
+export interface EnqueueOptions {
+  /** Default: the task's queue, else 'default'. */
+  readonly queue?: string
+  /** -100 to 100, higher first. Default 0. */
+  readonly priority?: number
+  /** When the job becomes due; the past means now. Default now. */
+  readonly runAt?: Date | number
+  /** The same, relative: milliseconds from now. */
+  readonly delayMs?: number
+  /** When it is too late: an attempt is ended then, and a job that has not begun becomes a dead letter (TASK_EXPIRED). */
+  readonly expiresAt?: Date | number
+  /** Charged attempts at most. Default: the task's, else 3. */
+  readonly maxAttempts?: number
+  /** Milliseconds one attempt may run; 0 means no limit. Default: the task's, else 30,000. */
+  readonly timeoutMs?: number
+  readonly retry?: RetryPolicy
+  /** Jobs of one group run one at a time, in order. */
+  readonly group?: string
+  /** At most one unfinished job of a queue has a given key. */
+  readonly idempotencyKey?: string
+  /** What a taken key means: 'reject' (default) throws DUPLICATE_TASK; 'ignore' answers the existing job's id. */
+  readonly onDuplicate?: 'reject' | 'ignore'
+  /** True leaves no trace of a completed job. */
+  readonly ephemeral?: boolean
+  /**
+   * Labels that travel with the job, at most 16 KiB. With a tracer of `@opentelemetry/api` the W3C headers of the active
+   * span (traceparent, tracestate) are added, unless a traceparent is given here.
+   */
+  readonly meta?: Readonly<Record<string, Json>>
+  /** Your `pg` client (or anything with query(text, values)) in an open transaction: the job exists when you commit. */
+  readonly client?: ForeignClient
+}
+
+/** What jobs of one chunk share; compared field by field. */
+export interface Template {
+  readonly task: string
+  readonly queue: string
+  readonly priority: number
+  readonly runAtMs: number | null
+  readonly expiresAtMs: number | null
+  readonly maxAttempts: number
+  readonly timeoutMs: number | null
+  readonly retry: string | null
+  readonly group: string | null
+  readonly key: string | null
+  readonly ephemeral: boolean
+  readonly meta: string | null
+}
+
+const HALF_PAIR = /\p{Surrogate}/u
+
+export function checkedTemplate(
+  task: string,
+  options: EnqueueOptions,
+  defaults: { queue?: string; maxAttempts?: number },
+  trace: Readonly<Record<string, Json>> | null,
+  nowMs: number,
+): Template {
+  const name = (field: string, value: unknown): string => {
+    if (typeof value !== 'string' || value.length < 1 || value.length > NAME_CHARS_MAX)
+      refuse(field, `a string of 1 to ${NAME_CHARS_MAX} characters`, value)
+    // neither can be stored, and two names that differ only there would become one
+    if ((value as string).includes('\0') || HALF_PAIR.test(value as string))
+      refuse(field, 'free of U+0000 and of half surrogate pairs', value)
+    return value as string
+  }
+  const whole = (field: string, value: unknown, min: number, max: number): number => {
+    if (!Number.isInteger(value) || (value as number) < min || (value as number) > max)
+      refuse(field, `a whole number from ${min} to ${max}`, value)
+    return value as number
+  }
+  const time = (field: string, value: unknown): number => {
+    const ms = value instanceof Date ? value.getTime() : value
+    if (typeof ms !== 'number' || !Number.isFinite(ms) || Math.abs(ms - nowMs) > DELAY_MS_MAX)
+      refuse(field, 'a Date or milliseconds since 1970, within ten years of now', value)
+    return Math.round(ms as number)
+  }
+  for (const field of Object.keys(options))
+    if (!OPTION_NAMES.has(field)) refuse(field, `one of ${[...OPTION_NAMES].join(', ')}`, 'an unknown option')
+  if (options.runAt !== undefined && options.delayMs !== undefined)
+    refuse('delayMs', 'left out when runAt is given', options.delayMs)
+  const due =
+    options.runAt !== undefined
+      ? time('runAt', options.runAt)
+      : options.delayMs !== undefined
+        ? nowMs + whole('delayMs', options.delayMs, 0, DELAY_MS_MAX)
+        : null
+  const expiresAtMs = options.expiresAt !== undefined ? time('expiresAt', options.expiresAt) : null
+  if (due !== null && expiresAtMs !== null && expiresAtMs < due)
+    refuse('expiresAt', 'not before runAt', options.expiresAt)
+  if (options.onDuplicate !== undefined && options.onDuplicate !== 'reject' && options.onDuplicate !== 'ignore')
+    refuse('onDuplicate', "'reject' or 'ignore'", options.onDuplicate)
+  if (options.ephemeral !== undefined && typeof options.ephemeral !== 'boolean')
+    refuse('ephemeral', 'true or false', options.ephemeral)
+  return {
+    task: name('task', task),
+    queue: name('queue', options.queue ?? defaults.queue ?? 'default'),
+    priority: options.priority === undefined ? 0 : whole('priority', options.priority, PRIORITY_MIN, PRIORITY_MAX),
+    runAtMs: due !== null && due <= nowMs ? null : due,
+    expiresAtMs,
+    maxAttempts:
+      options.maxAttempts === undefined
+        ? (defaults.maxAttempts ?? 3)
+        : whole('maxAttempts', options.maxAttempts, 1, MAX_ATTEMPTS_MAX),
+    timeoutMs: options.timeoutMs === undefined ? null : whole('timeoutMs', options.timeoutMs, 0, 2 ** 31 - 1),
+    retry: options.retry === undefined ? null : retryText(options.retry),
+    group: options.group === undefined ? null : name('group', options.group),
+    key: options.idempotencyKey === undefined ? null : name('idempotencyKey', options.idempotencyKey),
+    ephemeral: options.ephemeral ?? false,
+    meta: options.meta === undefined && trace === null ? null : metaText(options.meta, trace),
+  }
+}
+
+const OPTION_NAMES: ReadonlySet<string> = new Set<keyof EnqueueOptions>([
+  'queue',
+  'priority',
+  'runAt',
+  'delayMs',
+  'expiresAt',
+  'maxAttempts',
+  'timeoutMs',
+  'retry',
+  'group',
+  'idempotencyKey',
+  'onDuplicate',
+  'ephemeral',
+  'meta',
+  'client',
+])
+
+function refuse(field: string, rule: string, value: unknown): never {
+  const shown =
+    typeof value === 'string' ? JSON.stringify(value.length > 60 ? `${value.slice(0, 60)}...` : value) : String(value)
+  throw new EngineError('VALIDATION', `${field} must be ${rule}, got ${shown}`, { field, rule })
+}
+
+/** A traceparent that the caller names goes before that of the active span, and takes no tracestate from it. */
+function metaText(meta: unknown = {}, trace: Readonly<Record<string, Json>> | null): string {
+  if (typeof meta !== 'object' || meta === null || Array.isArray(meta)) refuse('meta', 'an object', meta)
+  const text = jsonText('traceparent' in meta ? meta : { ...trace, ...meta }, 'meta')
+  if (Buffer.byteLength(text) > META_BYTES_MAX)
+    refuse('meta', `at most ${META_BYTES_MAX} bytes of JSON`, `${Buffer.byteLength(text)} bytes`)
+  return text
+}
+
+function retryText(retry: RetryPolicy): string {
+  const policy = retry as {
+    kind?: unknown
+    jitter?: unknown
+    delayMs?: unknown
+    delaysMs?: unknown
+    initialMs?: unknown
+    factor?: unknown
+    maxMs?: unknown
+  }
+  const ms = (field: string, value: unknown) => {
+    if (value !== undefined && !(typeof value === 'number' && value >= 0 && value <= DELAY_MS_MAX))
+      refuse(`retry.${field}`, 'milliseconds from 0 to ten years', value)
+  }
+  if (!['exponential', 'fixed', 'table', 'none'].includes(policy.kind as string))
+    refuse('retry.kind', "'exponential', 'fixed', 'table' or 'none'", policy.kind)
+  if (policy.kind === 'fixed' && policy.delayMs === undefined) refuse('retry.delayMs', 'given', policy.delayMs)
+  if (
+    policy.kind === 'table' &&
+    !(Array.isArray(policy.delaysMs) && policy.delaysMs.length > 0 && policy.delaysMs.length <= 1_000)
+  )
+    refuse('retry.delaysMs', 'a list of 1 to 1,000 delays', policy.delaysMs)
+  if (policy.jitter !== undefined && !(typeof policy.jitter === 'number' && policy.jitter >= 0 && policy.jitter <= 1))
+    refuse('retry.jitter', 'from 0 to 1', policy.jitter)
+  if (policy.factor !== undefined && !(typeof policy.factor === 'number' && policy.factor >= 1 && policy.factor <= 100))
+    refuse('retry.factor', 'from 1 to 100', policy.factor)
+  ms('delayMs', policy.delayMs)
+  ms('initialMs', policy.initialMs)
+  ms('maxMs', policy.maxMs)
+  for (const delay of Array.isArray(policy.delaysMs) ? policy.delaysMs : []) ms('delaysMs', delay)
+  return JSON.stringify(retry)
+}
+
+export function same(a: Template, b: Template): boolean {
+  return (
+    a.task === b.task &&
+    a.queue === b.queue &&
+    a.priority === b.priority &&
+    a.runAtMs === b.runAtMs &&
+    a.expiresAtMs === b.expiresAtMs &&
+    a.maxAttempts === b.maxAttempts &&
+    a.timeoutMs === b.timeoutMs &&
+    a.retry === b.retry &&
+    a.group === b.group &&
+    a.key === b.key &&
+    a.ephemeral === b.ephemeral &&
+    a.meta === b.meta
+  )
+}

@@ -278,8 +278,9 @@ export class Store {
   /** Claims; an empty answer means that nothing is ready for us. @throws EngineError NODE_FENCED when the node row is gone */
   async claim(request: ClaimRequest): Promise<ClaimedChunk[]> {
     const rows = await this.session('claim').query<ClaimRow>({
-      name: 'claim',
-      text: this.#sql('select * from millrace.claim($1, $2, $3, $4, $5, $6)'),
+      ...(request.group === null
+        ? { name: 'claim', text: this.#sql('select * from millrace.claim($1, $2, $3, $4, $5, $6)') }
+        : { name: 'claim_group', text: this.#sql('select * from millrace.claim_of_group($1, $2, $3, $4, $5, $6)') }),
       values: [request.nodeId, request.queueIds, request.taskIds, request.jobsMax, request.bytesMax, request.group],
     })
     const chunks: ClaimedChunk[] = []

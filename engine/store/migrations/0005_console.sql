@@ -101,7 +101,6 @@ declare
   v_to timestamptz := coalesce(p_before, 'infinity');
   v_from timestamptz := least(coalesce(p_before, 'infinity'), clock_timestamp());
   v_step interval := interval '1 second';
-  v_end timestamptz := coalesce(p_after, (select min(j.created_at) from (select created_at from millrace.job order by id limit 1) j), clock_timestamp()) ;
   v_skip int := p_offset;
   v_left int := p_limit;
   v_found int;
@@ -111,9 +110,10 @@ begin
     v_from := greatest(v_from - v_step, coalesce(p_after, '-infinity'));
     if v_skip > 0 then
       select count(*) into v_found from (
-        select from millrace.attempt a join millrace.job j on j.id = a.job_id
+        select from millrace.attempt a
+        cross join lateral (select from millrace.job k where k.id = a.job_id and (v_queue is null or k.queue_id = v_queue)
+          and (v_task is null or k.task_id = v_task) and (p_group is null or k.group_key = p_group) offset 0) j
         where a.finished_at >= v_from and a.finished_at < v_to and a.outcome = 'c'
-          and (v_queue is null or j.queue_id = v_queue) and (v_task is null or j.task_id = v_task) and (p_group is null or j.group_key = p_group)
         limit v_skip + 1) w;
     end if;
     if v_skip > 0 and v_found <= v_skip then
@@ -121,9 +121,13 @@ begin
     else
       return query
         select a.job_id, t.name, q.name, j.group_key, a.attempt::int, a.run::int, a.node_id, a.lane::int, a.started_at, a.finished_at, a.result
-        from millrace.attempt a join millrace.job j on j.id = a.job_id join millrace.queue q on q.id = j.queue_id join millrace.task t on t.id = j.task_id
+        from millrace.attempt a
+        -- offset 0: first the time, then the job
+        cross join lateral (select k.queue_id, k.task_id, k.group_key from millrace.job k where k.id = a.job_id and (v_queue is null or k.queue_id = v_queue)
+          and (v_task is null or k.task_id = v_task) and (p_group is null or k.group_key = p_group) offset 0) j
+        cross join lateral (select x.name from millrace.queue x where x.id = j.queue_id offset 0) q
+        cross join lateral (select x.name from millrace.task x where x.id = j.task_id offset 0) t
         where a.finished_at >= v_from and a.finished_at < v_to and a.outcome = 'c'
-          and (v_queue is null or j.queue_id = v_queue) and (v_task is null or j.task_id = v_task) and (p_group is null or j.group_key = p_group)
         order by a.finished_at desc, a.job_id desc offset v_skip limit v_left;
       get diagnostics v_found = row_count;
       v_left := v_left - v_found;
@@ -133,7 +137,7 @@ begin
     exit when v_left <= 0 or v_from = coalesce(p_after, '-infinity');
     v_to := v_from;
     v_step := v_step * 4;
-    if v_from - v_step < v_end then v_from := '-infinity'; end if;
+    if v_step > interval '10 years' then v_from := '-infinity'; end if;
   end loop;
 end $$;
 
@@ -142,7 +146,7 @@ end $$;
 -- Index: attempt_pkey, job_pkey.
 create function millrace.forget_completed(p_queue text, p_before timestamptz, p_after bigint, p_limit int)
 returns table (jobs int, last bigint) language plpgsql
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
 declare
   v_queue int := (select q.id from millrace.queue q where q.name = p_queue);

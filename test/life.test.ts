@@ -416,22 +416,6 @@ test('an engine serves only the queues that it was given', async () => {
   })
 })
 
-test('queues that are named are served in the order in which they are named', async () => {
-  await withEngines(async ({ client, engine, inState }) => {
-    const turns: [number, string][] = []
-    const ids: [number, string][] = []
-    for (const queue of ['a', 'b', 'c', 'a', 'b', 'c'])
-      ids.push([(await client.enqueue('count', 1, { queue })).id, queue])
-    await engine({ queues: ['c', 'a', 'b'] })
-    for (const [id, queue] of ids) turns.push([(await inState(id, 'completed')).result as number, queue])
-    turns.sort((one, other) => one[0] - other[0])
-    assert.deepEqual(
-      turns.map(([, queue]) => queue),
-      ['c', 'c', 'a', 'a', 'b', 'b'],
-    )
-  })
-})
-
 test('a long job is shown as running, with its progress; cancel fires its signal and it counts as cancelled', async () => {
   await withEngines(async ({ client, engine, inState, until }) => {
     const worker = await engine()

@@ -123,8 +123,8 @@ export class Schedules {
   /** Occurrences whose time has come, by run id: fired in the order of their due times, or waiting for their jitter. */
   readonly #due = new Map<string, Firing>()
   #ready: Firing[] = []
-  /** Runs in view whose time has not come, by due time. */
-  readonly #foreseen = new Map<number, { timer: Timer; runs: { runId: string; scheduleId: string }[] }>()
+  /** Runs in view whose time has not come, by due time: their schedules by run id. */
+  readonly #foreseen = new Map<number, { timer: Timer; runs: Map<string, string> }>()
   /** Runs that are on their way before the loop has told that they are due. */
   readonly #ahead = new Set<string>()
   #flying: Promise<void> | null = null
@@ -241,6 +241,7 @@ export class Schedules {
       if (update.status === 'pending') {
         if (!this.#ahead.delete(update.runId)) this.#comeDue(update.runId, update.scheduleId, update.scheduledAtMs)
       } else if (update.status === 'cancelled' || update.status === 'orphaned') {
+        this.#foreseen.get(update.scheduledAtMs)?.runs.delete(update.runId)
         this.#due.delete(update.runId)
         this.#ahead.delete(update.runId)
       }
@@ -298,20 +299,20 @@ export class Schedules {
     if (waitMs <= 0) return // the loop says so when it is due, which is soon
     const together = this.#foreseen.get(atMs)
     if (together !== undefined) {
-      together.runs.push({ runId, scheduleId })
+      together.runs.set(runId, scheduleId)
       return
     }
     const timer = this.#needs.clock.after(waitMs, () => {
       const { runs } = this.#foreseen.get(atMs)!
       this.#foreseen.delete(atMs)
-      for (const run of runs) {
-        const entry = this.#entries.get(run.scheduleId)
-        if (entry === undefined || !isDueAt(entry, atMs) || this.#due.has(run.runId)) continue // the loop finds out
-        this.#ahead.add(run.runId)
-        this.#comeDue(run.runId, run.scheduleId, atMs)
+      for (const [foreseenId, ofSchedule] of runs) {
+        const entry = this.#entries.get(ofSchedule)
+        if (entry === undefined || !isDueAt(entry, atMs) || this.#due.has(foreseenId)) continue // the loop finds out
+        this.#ahead.add(foreseenId)
+        this.#comeDue(foreseenId, ofSchedule, atMs)
       }
     })
-    this.#foreseen.set(atMs, { timer, runs: [{ runId, scheduleId }] })
+    this.#foreseen.set(atMs, { timer, runs: new Map([[runId, scheduleId]]) })
   }
 
   #comeDue(runId: string, scheduleId: string, atMs: number): void {

@@ -260,6 +260,21 @@ test('a schedule that is changed, paused or deleted while its run waits does not
   await bench.schedules.stop()
 })
 
+test('a run that is cancelled while it waits is never enqueued', async () => {
+  const bench = scheduleBench({
+    secondsPast: 1,
+    fill: (store) => {
+      store.put('cancelled', '5 0 12 * * *')
+      store.put('kept', '5 0 12 * * *')
+    },
+  })
+  await bench.start()
+  assert.equal(bench.scheduler.cancel(generateRunId('cancelled', NOON + 5_000), 'by a person'), true)
+  await bench.pass(6_000)
+  assert.deepEqual([decided(bench, 'cancelled'), decided(bench, 'kept')], [[], [5]])
+  await bench.schedules.stop()
+})
+
 test('a schedule that is changed without a new time in that second still runs at it', async () => {
   const bench = scheduleBench({ secondsPast: 1, fill: (store) => store.put('job1', '5 0 12 * * *') })
   await bench.start()

@@ -24,6 +24,7 @@ const COMMANDS = [
   'jobs',
   'explain',
   'dead',
+  'queues',
   'schedules',
   'cancel',
   'migrate',
@@ -806,4 +807,26 @@ test('schedules add, change and trigger hand over what the flags name and nothin
   ])
   const refused = await cli(['schedules', 'add', 'report', '* * * * *', '--overlap', 'maybe'], { api })
   assert.equal(refused.code, 64)
+})
+
+test('queues lists what is paused, pauses, resumes and purges', async () => {
+  const said: string[] = []
+  const queue: Console['queue'] = {
+    names: async () => [],
+    stats: async () => assert.fail('not asked for'),
+    pause: async (name) => void said.push(`pause ${name}`),
+    resume: async (name) => void said.push(`resume ${name}`),
+    purge: async (name) => {
+      said.push(`purge ${name}`)
+      return 5
+    },
+  }
+  const api = fakeApi({ console: { queue } })
+  assert.match((await cli(['queues'], { api })).out, /default +│? *open/)
+  assert.match((await cli(['queues', 'pause', 'mail'], { api })).out, /mail is paused/)
+  assert.match((await cli(['queues', 'resume', 'mail'], { api })).out, /open again/)
+  assert.match((await cli(['queues', 'purge', 'mail'], { api })).out, /5 jobs purged/)
+  assert.deepEqual((await cli(['queues', 'purge', 'mail', '--json'], { api })).lines, [{ queue: 'mail', purged: 5 }])
+  assert.equal((await cli(['queues', 'pause'], { api })).code, 64)
+  assert.deepEqual(said, ['pause mail', 'resume mail', 'purge mail', 'purge mail'])
 })

@@ -15,6 +15,7 @@ import { explain } from './explain.ts'
 import { type HelpFacts, helpText } from './help.ts'
 import { jobs } from './jobs.ts'
 import { migrate } from './migrate.ts'
+import { queuesList, queuesPurge, queuesSwitch } from './queues.ts'
 import { durationFrom, jobId, jobState, limit, maxAttempts, momentFrom, nameFrom, priority, wholeFrom } from './read.ts'
 import {
   type ScheduleFlags,
@@ -166,6 +167,30 @@ export function buildProgram(cli: Cli, outcome: Outcome): Command {
     .action(async (id: number | undefined, filter: DeadFilter) =>
       ran(await deadPurge(cli, { ...filter, ...(id && { id }) })),
     )
+
+  const queues = add('queues', 'queues as a whole: list, pause, resume, purge', CARE, [
+    'queues list',
+    'queues pause mail',
+    'queues purge mail',
+  ])
+  queues
+    .command('list', { isDefault: true })
+    .description('list them, and which are paused')
+    .action(async () => ran(await queuesList(cli)))
+  for (const [verb, about] of [
+    ['pause', 'let nothing more of it be taken; what runs runs on'],
+    ['resume', 'open it again'],
+  ] as const)
+    queues
+      .command(verb)
+      .description(about)
+      .argument('<queue>', 'which', nameFrom('QUEUE'))
+      .action(async (queue: string) => ran(await queuesSwitch(cli, verb, queue)))
+  queues
+    .command('purge')
+    .description('end what waits in it; what runs and dead letters stay')
+    .argument('<queue>', 'which', nameFrom('QUEUE'))
+    .action(async (queue: string) => ran(await queuesPurge(cli, queue)))
 
   const schedules = add(
     'schedules',

@@ -42,8 +42,9 @@ export {
   type TaskDefinition,
   type TaskOptions,
 } from './base/task.ts'
+export { type ClientOptions, createClient } from './client.ts'
 export type { Settings } from './config/settings.ts'
-export { type ClientOptions, createClient, createEngine, type EngineOptions } from './engine.ts'
+export { createEngine, type EngineOptions } from './engine.ts'
 export type { Enqueued, EnqueuedMany, EnqueueItem } from './enqueuer/enqueuer.ts'
 export type { EnqueueOptions } from './enqueuer/options.ts'
 export type { MigrationReport } from './store/migrate.ts'

@@ -1,0 +1,244 @@
+// What an engine and a client share: the settings, the way to PostgreSQL (the embedded server included), enqueueing, the
+// console and the verbs of schedules. Nothing connects before it is used.
+
+import { resolve } from 'node:path'
+import { cwd, version as nodeVersion } from 'node:process'
+import type { Console, Schedules as ScheduleVerbs } from './api.ts'
+import { type Clock, systemClock } from './base/clock.ts'
+import { EngineError } from './base/errors.ts'
+import { type Log, silentLog } from './base/log.ts'
+import { activeTraceHeaders } from './base/trace.ts'
+import { loadConfig } from './config/load.ts'
+import type { Settings } from './config/settings.ts'
+import { openConsole } from './console.ts'
+import { Enqueuer } from './enqueuer/enqueuer.ts'
+import { openSchedules } from './schedule-verbs.ts'
+import { type EmbeddedServer, openEmbedded } from './store/embedded.ts'
+import type { MigrationReport } from './store/migrate.ts'
+import { ScheduleStore } from './store/schedule-store.ts'
+import { Store } from './store/store.ts'
+
+/** Every setting but the tasks, and what only code can hand over. */
+export interface AccessOptions extends Partial<Omit<Settings, 'tasks'>> {
+  readonly log?: Log
+  readonly clock?: Clock
+}
+
+/** What an engine and a client share: settings, the way to PostgreSQL, enqueueing and the console. */
+export class Access {
+  protected readonly settings: Settings
+  protected readonly clock: Clock
+  protected readonly log: Log
+  protected embedded: EmbeddedServer | null = null
+  #store: Store | null = null
+  #enqueuer: Enqueuer | null = null
+  #console: Console | null = null
+  #schedules: ScheduleVerbs | null = null
+  #scheduleStore: ScheduleStore | null = null
+  #opening: Promise<void> | null = null
+  #enqueued = 0
+
+  constructor({ log, clock, ...settings }: AccessOptions) {
+    this.settings = loadConfig({ options: settings }).values
+    this.log = log ?? silentLog
+    this.clock = clock ?? systemClock
+  }
+
+  protected get store(): Store {
+    if (!this.#store) throw new EngineError('NOT_STARTED', 'not connected yet; call start() first')
+    return this.#store
+  }
+
+  /** Connects once: starts the embedded server when no database is given, and brings the schema up. */
+  protected open(): Promise<void> {
+    this.#opening ??= this.#open().catch((error) => {
+      this.#opening = null
+      throw error
+    })
+    return this.#opening
+  }
+
+  async #open(): Promise<void> {
+    const store = await this.#connect()
+    try {
+      if (this.settings.migrate) await store.migrate()
+      else await store.checkVersion()
+    } catch (error) {
+      await store.close()
+      await this.embedded?.close()
+      this.embedded = null
+      throw error
+    }
+    this.#store = store
+  }
+
+  /** The way to PostgreSQL, whatever the schema is. */
+  async #connect(): Promise<Store> {
+    const { database, dataDir, schema, statementTimeoutMs, preparedStatements } = this.settings
+    if (database === null && this.embedded === null) {
+      this.embedded = await openEmbedded({ dataDir: resolve(cwd(), dataDir, 'pg'), clock: this.clock, log: this.log })
+      this.log.info({ dataDir: this.embedded.dataDir, shared: this.embedded.shared }, this.embedded.notice)
+    }
+    return new Store({
+      url: this.databaseUrl(),
+      schema,
+      clock: this.clock,
+      timeoutMs: statementTimeoutMs,
+      prepared: preparedStatements,
+      name: 'millrace',
+    })
+  }
+
+  protected databaseUrl(): string {
+    return this.settings.database ?? this.embedded!.url
+  }
+
+  protected async closeStore(): Promise<void> {
+    await this.#store?.close()
+    await this.embedded?.close()
+    this.embedded = null
+  }
+
+  protected get enqueuer(): Enqueuer {
+    this.#enqueuer ??= new Enqueuer(
+      {
+        clock: this.clock,
+        store: this.store,
+        defaultsOf: (task) => this.defaultsOf(task),
+        traceHeaders: activeTraceHeaders,
+        onEnqueued: (queueIds, dueAtMs) => this.onEnqueued(queueIds, dueAtMs),
+      },
+      this.settings,
+    )
+    return this.#enqueuer
+  }
+
+  protected async closeEnqueuer(): Promise<void> {
+    await this.#enqueuer?.close()
+  }
+
+  protected get enqueuedCount(): number {
+    return this.#enqueued
+  }
+
+  protected defaultsOf(_task: string): { queue?: string; maxAttempts?: number } | undefined {
+    return undefined
+  }
+
+  protected onEnqueued(_queueIds: readonly number[], _dueAtMs: number | null): void {}
+
+  async enqueue(...args: Parameters<Enqueuer['enqueue']>): ReturnType<Enqueuer['enqueue']> {
+    if (!this.#store) await this.open()
+    const done = await this.enqueuer.enqueue(...args)
+    this.#enqueued++
+    return done
+  }
+
+  async enqueueMany(...args: Parameters<Enqueuer['enqueueMany']>): ReturnType<Enqueuer['enqueueMany']> {
+    if (!this.#store) await this.open()
+    const done = await this.enqueuer.enqueueMany(...args)
+    this.#enqueued += done.count
+    return done
+  }
+
+  get console(): Console {
+    this.#console ??= lateConsole(async () => {
+      await this.open()
+      return openConsole(this.store, nodeVersion)
+    }, this.schedules)
+    return this.#console
+  }
+
+  get schedules(): ScheduleVerbs {
+    this.#schedules ??= lateSchedules(async () => {
+      await this.open()
+      return openSchedules({
+        store: this.scheduleStore,
+        queueIds: (names) => this.store.queueIds(names),
+        taskIds: (names) => this.store.taskIds(names),
+        check: (task, payload, options) => this.enqueuer.check(task, payload, options),
+        enqueue: (task, payload, options) => this.enqueue(task, payload, options),
+      })
+    })
+    return this.#schedules
+  }
+
+  protected get scheduleStore(): ScheduleStore {
+    this.#scheduleStore ??= new ScheduleStore(this.store, this.clock)
+    return this.#scheduleStore
+  }
+
+  async migrate(dryRun = false): Promise<MigrationReport> {
+    if (this.#store) return this.store.migrate(dryRun)
+    const store = await this.#connect()
+    try {
+      return await store.migrate(dryRun)
+    } finally {
+      await store.close()
+    }
+  }
+}
+
+/** The console's methods, connecting when one is first called. */
+function lateConsole(open: () => Promise<Omit<Console, 'schedules'>>, schedules: ScheduleVerbs): Console {
+  let opened: Promise<Omit<Console, 'schedules'>> | null = null
+  const get = () => {
+    opened ??= open().catch((error) => {
+      opened = null
+      throw error
+    })
+    return opened
+  }
+  return {
+    schedules,
+    queues: async () => (await get()).queues(),
+    queue: {
+      names: async () => (await get()).queue.names(),
+      stats: async (queue) => (await get()).queue.stats(queue),
+      pause: async (queue) => (await get()).queue.pause(queue),
+      resume: async (queue) => (await get()).queue.resume(queue),
+      purge: async (queue, reason) => (await get()).queue.purge(queue, reason),
+    },
+    results: {
+      list: async (filter) => (await get()).results.list(filter),
+      cleanup: async (filter) => (await get()).results.cleanup(filter),
+    },
+    nodes: async () => (await get()).nodes(),
+    jobs: async (filter) => (await get()).jobs(filter),
+    job: async (id) => (await get()).job(id),
+    explain: async (id) => (await get()).explain(id),
+    dead: {
+      list: async (filter) => (await get()).dead.list(filter),
+      requeue: async (filter, options) => (await get()).dead.requeue(filter, options),
+      purge: async (filter) => (await get()).dead.purge(filter),
+    },
+    cancel: async (id, reason) => (await get()).cancel(id, reason),
+    doctor: async () => (await get()).doctor(),
+    migrations: async (dryRun) => (await get()).migrations(dryRun),
+  }
+}
+
+/** The same for schedules. */
+function lateSchedules(open: () => Promise<ScheduleVerbs>): ScheduleVerbs {
+  let opened: Promise<ScheduleVerbs> | null = null
+  const get = () => {
+    opened ??= open().catch((error) => {
+      opened = null
+      throw error
+    })
+    return opened
+  }
+  return {
+    register: async (list, options) => (await get()).register(list, options),
+    create: async (definition) => (await get()).create(definition),
+    update: async (id, change) => (await get()).update(id, change),
+    delete: async (id) => (await get()).delete(id),
+    pause: async (id) => (await get()).pause(id),
+    resume: async (id) => (await get()).resume(id),
+    trigger: async (id, overrides) => (await get()).trigger(id, overrides),
+    get: async (id) => (await get()).get(id),
+    list: async (filter) => (await get()).list(filter),
+    upcoming: async (id, count) => (await get()).upcoming(id, count),
+    history: async (id, filter) => (await get()).history(id, filter),
+  }
+}

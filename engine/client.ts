@@ -1,0 +1,46 @@
+// A client: enqueues and looks, without threads.
+
+import { Access } from './access.ts'
+import type { Client, Registry, RegistryOf } from './api.ts'
+import type { Clock } from './base/clock.ts'
+import type { Log } from './base/log.ts'
+import type { TaskDefinition } from './base/task.ts'
+import type { Settings } from './config/settings.ts'
+
+export interface ClientOptions extends Partial<Omit<Settings, 'tasks'>> {
+  /** Definitions whose defaults (queue, maxAttempts) shall hold here too. */
+  readonly tasks?: readonly TaskDefinition<string, never, unknown>[]
+  readonly log?: Log
+  readonly clock?: Clock
+}
+
+/** Enqueues and looks, without threads: for web servers and scripts. Connects when first used. */
+export function createClient<const Tasks extends readonly TaskDefinition<string, never, unknown>[]>(
+  options: ClientOptions & { readonly tasks: Tasks },
+): Client<RegistryOf<Tasks>>
+export function createClient<Tasks = Registry>(options?: ClientOptions): Client<Tasks>
+export function createClient(options: ClientOptions = {}): Client {
+  return new MillraceClient(options) as unknown as Client
+}
+
+class MillraceClient extends Access {
+  readonly #defaults = new Map<string, { queue?: string; maxAttempts?: number }>()
+
+  constructor({ tasks = [], ...options }: ClientOptions) {
+    super(options)
+    for (const task of tasks) this.#defaults.set(task.name, task)
+  }
+
+  protected override defaultsOf(task: string): { queue?: string; maxAttempts?: number } | undefined {
+    return this.#defaults.get(task)
+  }
+
+  async close(): Promise<void> {
+    await this.closeEnqueuer()
+    await this.closeStore()
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+}

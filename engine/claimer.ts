@@ -135,9 +135,13 @@ export class Claimer {
     const now = clock.steadyMs()
     const polls = now >= this.#pollAtMs
     const knowsNone = polls && this.#queueIds.length === 0
-    if (knowsNone || now - this.#queuesAtMs > QUEUES_EVERY_MS) await this.#learnQueues(now)
+    const isOld = knowsNone || now - this.#queuesAtMs > QUEUES_EVERY_MS
+    // what has just become ready in a queue that is known does not wait until the list is read again
+    const claimsFirst = isOld && this.#fresh && this.#queueIds.length > 0 && Number.isFinite(this.#queuesAtMs)
+    if (isOld && !claimsFirst) await this.#learnQueues(now)
     const wanted = Math.min(this.#needs.wanted(), this.#settings.claimJobsMax)
     if (wanted > 0 && (this.#fresh || polls) && this.#queueIds.length > 0) await this.#claim(wanted)
+    if (claimsFirst) await this.#learnQueues(now)
     if (polls || clock.steadyMs() >= this.#dueAtMs) await this.#promote()
     if (polls) this.#planPoll()
     // without queues there was no claim that could have had an answer: asking on would never let anybody else run

@@ -29,6 +29,7 @@ function bundle(settings: Partial<ClaimerSettings> = {}) {
     nextInMs: null as number | null,
     failure: null as Error | null,
     claims: [] as ClaimRequest[],
+    asked: [] as string[],
     promotions: 0,
     arrived: 0,
     fenced: 0,
@@ -39,6 +40,7 @@ function bundle(settings: Partial<ClaimerSettings> = {}) {
     store: {
       async claim(request) {
         world.claims.push(request)
+        world.asked.push('claim')
         if (world.failure) throw world.failure
         const count = Math.min(request.jobsMax, world.ready)
         world.ready -= count
@@ -48,7 +50,10 @@ function bundle(settings: Partial<ClaimerSettings> = {}) {
         world.promotions++
         return { moved: 0, queues: [], nextInMs: world.nextInMs }
       },
-      allQueues: async () => world.queues.map((id) => ({ id, name: `q${id}`, paused: false })),
+      async allQueues() {
+        world.asked.push('queues')
+        return world.queues.map((id) => ({ id, name: `q${id}`, paused: false }))
+      },
       queueIds: async (names) => names.map((_, at) => at + 1),
       taskIds: async () => [7],
     },
@@ -82,6 +87,24 @@ test('while no queue exists every poll looks for one: the first job does not wai
   clock.advance(700)
   await settle()
   assert.equal(world.arrived, 1)
+  await stop()
+})
+
+test('what is ready in a known queue is claimed before an old list of queues is read again, and then it is read', async () => {
+  const { world, claimer, clock, settle, stop } = bundle({ pollMs: 60_000, pollMaxMs: 60_000 })
+  claimer.start()
+  await settle()
+  clock.advance(6_000) // older than the list may be, earlier than the next poll
+  await settle()
+  world.asked.length = 0
+  world.queues = [1, 2]
+  world.ready = 1
+  claimer.ready([1])
+  await settle()
+  assert.deepEqual(world.asked, ['claim', 'queues'])
+  claimer.ready([1])
+  await settle()
+  assert.deepEqual([...world.claims.at(-1)!.queueIds].sort(), [1, 2])
   await stop()
 })
 

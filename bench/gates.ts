@@ -312,6 +312,47 @@ export const GATES: readonly Gate[] = [
     aim: 10,
     find: part('queue', '1 group', 'p50Ms'),
   },
+  {
+    says: 'due until decided, 20 at one second, ms p99',
+    bench: 'schedules',
+    kind: 'contract',
+    atLeast: false,
+    limit: 5,
+    find: (results) => results.ours('schedules', '20 due at once, decided', 'p99Ms'),
+  },
+  {
+    says: 'due until the handler starts, 20 at one second, ms p99',
+    bench: 'schedules',
+    kind: 'contract',
+    atLeast: false,
+    limit: 5,
+    find: (results) => results.ours('schedules', '20 due at once', 'p99Ms'),
+  },
+  {
+    says: 'due until the handler starts, 1,000 at one second, p99 over the best peer (timers in memory)',
+    bench: 'schedules',
+    kind: 'ratio',
+    atLeast: false,
+    limit: 3,
+    aim: 1,
+    find: timesQuickest('schedules', '1,000 due at once', 'p99Ms'),
+  },
+  {
+    says: 'due times of 10 minutes of 10,000 schedules, time over the best peer',
+    bench: 'schedules',
+    kind: 'ratio',
+    atLeast: false,
+    limit: 0.1,
+    find: timesQuickest('schedules', '10 minutes of 10,000', 'totalMs'),
+  },
+  {
+    says: 'an idle engine with 10,000 schedules, % of a core',
+    bench: 'schedules',
+    kind: 'contract',
+    atLeast: false,
+    limit: 1,
+    find: (results) => results.ours('schedules', 'idle with 10,000', 'corePercent'),
+  },
 ]
 
 /** Judges the gates for which these results hold what it takes; figures of the smoke size only where it is enough. */

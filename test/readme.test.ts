@@ -91,7 +91,7 @@ test('every command that the README shows exists, with the flags that it shows',
   assert.ok(lines.length > 8)
   for (const line of lines) {
     const words = line.split(' ').slice(2)
-    const command = ['dead', 'schedules'].includes(words[0]!) ? words.slice(0, 2) : words.slice(0, 1)
+    const command = ['dead', 'queues', 'schedules'].includes(words[0]!) ? words.slice(0, 2) : words.slice(0, 1)
     const { status, stdout } = spawnSync(process.execPath, [join(ROOT, 'engine'), ...command, '--help'], {
       encoding: 'utf8',
     })

@@ -15,7 +15,7 @@ export const scheduler: Scheduler = {
   name: 'bullmq',
   packages: ['bullmq', 'pg'],
   settings: { backend: 'postgres', poolMax: POOL, concurrency: CONCURRENCY, callsInFlight: POOL },
-  takesMax: 1_000,
+  takesMax: 500,
   runsMax: Number.POSITIVE_INFINITY,
   grain: 'second',
   prepare: (url) => system.prepare(url, 'latency'),

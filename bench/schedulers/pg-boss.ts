@@ -7,13 +7,13 @@ import { inFlight, type Scheduler, Starts } from './scheduler.ts'
 const NAME = 'bench-schedules'
 const CALLS = 10
 const OPTIONS = { cronMonitorIntervalSeconds: 1, cronWorkerIntervalSeconds: 1, useListenNotify: true, max: CALLS }
-const WORK = { batchSize: 100, pollingIntervalSeconds: 0.5 }
+const WORK = { batchSize: 1_000, pollingIntervalSeconds: 0.5, burstWhenBatchFull: true, localConcurrency: 2 }
 
 export const scheduler: Scheduler = {
   name: 'pg-boss',
   packages: ['pg-boss', 'pg'],
   settings: { ...OPTIONS, ...WORK, callsInFlight: CALLS },
-  takesMax: 1_000,
+  takesMax: 500,
   runsMax: Number.POSITIVE_INFINITY,
   grain: 'minute',
 

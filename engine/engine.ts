@@ -78,6 +78,7 @@ class MillraceEngine extends Access {
     this.#onStopped = resolve
   })
   #life: Life = 'new'
+  #starting: Promise<void> | null = null
   #stopping: Promise<StopReport> | null = null
   #catalog: Catalog = { tasks: [], broken: [] }
   #node!: Node
@@ -115,19 +116,28 @@ class MillraceEngine extends Access {
   async start(): Promise<void> {
     if (this.#life !== 'new') throw new EngineError('NOT_STARTED', `an engine starts once; this one is ${this.#life}`)
     this.#life = 'starting'
+    this.#starting = this.#start()
+    await this.#starting
+  }
+
+  async #start(): Promise<void> {
     try {
       this.#buildPool(findTaskFiles(this.#tasks, cwd(), 'typescript' in features && features.typescript !== false))
       const loading = this.#pool.start()
       loading.catch(() => {}) // looked at below; PostgreSQL may fail first
       await this.open()
+      this.#goOn()
       this.#build()
       await this.#replay()
+      this.#goOn()
       await this.#node.start()
       this.#catalog = await loading
+      this.#goOn()
       this.#learnTasks()
       await this.#syncer.start()
       await this.#registerSchedules()
       await this.#cron.start()
+      this.#goOn()
       this.#scheduler.start()
       this.#claimer.start()
       this.#retention.start()
@@ -139,11 +149,18 @@ class MillraceEngine extends Access {
       await this.#cron?.stop()
       await this.#retention?.stop()
       await this.#pool?.stop(deadline).catch(() => {})
+      await this.#syncer?.finish(deadline).catch(() => {})
       await this.#node?.stop(true).catch(() => {})
       await this.#outbox?.close().catch(() => {})
+      await this.closeEnqueuer()
       await this.closeStore()
       throw error
     }
+  }
+
+  /** Between the steps of a start. */
+  #goOn(): void {
+    if (this.#life !== 'starting') throw new EngineError('STOPPING', 'the engine was stopped while it started')
   }
 
   #buildPool({ modules, inline }: TaskFiles): void {
@@ -469,6 +486,11 @@ class MillraceEngine extends Access {
     }
     this.#life = 'stopping'
     this.log.info({ timeoutMs }, 'engine.stopping')
+    if (was === 'starting') {
+      await this.#pool?.stop(new Deadline(this.clock, 0)) // so that nobody waits for the files to load
+      await this.#starting?.catch(() => {}) // it sees what is wished at its next step, and cleans up
+      return { released: 0, outboxed: 0 }
+    }
     const deadline = new Deadline(this.clock, timeoutMs)
     this.#node.quiet()
     this.#cron.quiet()

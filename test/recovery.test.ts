@@ -6,83 +6,14 @@ import { randomInt, randomUUID } from 'node:crypto'
 import { after, test } from 'node:test'
 import pg from 'pg'
 import { systemClock } from '../engine/base/clock.ts'
-import { type Client, type ClientOptions, createClient, type EngineOptions } from '../engine/index.ts'
-import { type OwnServer, openOwnServer, openTestDatabase, type TestDatabase } from './support/database.ts'
+import { type Bundle, withBundle, withServer } from './support/bundle.ts'
 import { type Dice, diceOf } from './support/dice.ts'
-import { type EngineProcess, endAll, startEngine } from './support/engine-process.ts'
-import { type Acknowledged, History } from './support/history.ts'
+import { type EngineProcess, endAll } from './support/engine-process.ts'
+import type { Acknowledged } from './support/history.ts'
 import { openStore } from './support/store.ts'
 import { until } from './support/until.ts'
 
-const TASKS = new URL('./tasks/witness.js', import.meta.url).href
 const MINUTE = 60_000
-
-/** A schema, a client, a history, and engines on them. */
-interface Bundle {
-  readonly schema: string
-  readonly history: History
-  readonly client: Client
-  engine(options?: EngineOptions): EngineProcess
-  query<Row extends Record<string, unknown>>(sql: string, params?: unknown[]): Promise<Row[]>
-  /** Resolves when every job that was ever written has ended. */
-  empty(): Promise<void>
-  close(): Promise<void>
-}
-
-function openBundle(on: Pick<TestDatabase, 'url' | 'query'> & { schema: string }): Bundle {
-  const history = new History()
-  const base: ClientOptions = { database: on.url, schema: on.schema }
-  const client = createClient(base)
-  const query = <Row extends Record<string, unknown>>(sql: string, params?: unknown[]) =>
-    on.query<Row>(sql.replace(/\bmillrace\./g, `"${on.schema}".`), params)
-  return {
-    schema: on.schema,
-    history,
-    client,
-    query,
-    engine: (options = {}) =>
-      startEngine(
-        { ...base, tasks: TASKS, threads: 2, nodeLimitMs: 1_000, nodeHeartbeatMs: 200, ...options },
-        history.env,
-      ),
-    async empty() {
-      await until('every job has ended', async () => {
-        const [left] = await query<{
-          n: number
-        }>(`select (select count(*) from millrace.ready) + (select count(*) from millrace.scheduled)
-          + (select count(*) from millrace.blocked) + (select count(*) from millrace.lease) as n`)
-        return Number(left!.n) === 0
-      })
-    },
-    async close() {
-      await endAll()
-      await client.close()
-      history.close()
-    },
-  }
-}
-
-async function withBundle(run: (bundle: Bundle) => Promise<void>): Promise<void> {
-  const db = await openTestDatabase()
-  const bundle = openBundle(db)
-  try {
-    await run(bundle)
-  } finally {
-    await bundle.close()
-    await db.close()
-  }
-}
-
-async function withServer(run: (bundle: Bundle, server: OwnServer) => Promise<void>): Promise<void> {
-  const server = await openOwnServer()
-  const bundle = openBundle({ url: server.url, query: server.query, schema: 'recovery' })
-  try {
-    await run(bundle, server)
-  } finally {
-    await bundle.close()
-    await server.close()
-  }
-}
 
 const JOBS = 10_000
 /** One job's computing: 10,000 of them keep two threads busy for about two seconds. */

@@ -164,6 +164,7 @@ export class ThreadPool implements Lanes {
     this.#started?.reject(new EngineError('STOPPING', 'the pool was stopped before it was up'))
     this.#started = null
     if (piscina !== null) {
+      piscina.options.minThreads = 0 // a thread that ends from here on, however late, is not replaced
       for (const place of this.#places) {
         place.timer?.cancel()
         place.timer = null
@@ -532,7 +533,7 @@ export class ThreadPool implements Lanes {
   }
 
   async #endThreads(piscina: Piscina, deadline: Deadline): Promise<void> {
-    // Piscina makes a new thread when one that it ended earlier exits, unless it is within destroy(): so those first.
+    // destroy() knows nothing of the threads that were ended before: they are waited for here.
     const isLeaving = () => [...this.#workers].some((worker) => !piscina.threads.includes(worker))
     await this.#until(deadline, () => !isLeaving())
     const late = new AbortController()

@@ -4,7 +4,7 @@
 import { exit } from 'node:process'
 import { messageOf } from '../../engine/base/errors.ts'
 import type { Log, LogMethod } from '../../engine/base/log.ts'
-import { createEngine, type EngineOptions } from '../../engine/engine.ts'
+import { createEngine, type EngineOptions } from '../../engine/index.ts'
 import type { FromChild, ToChild } from './engine-process.ts'
 
 const say = (message: FromChild): void => {
@@ -49,8 +49,11 @@ process.on('message', (message: ToChild) => {
             ? await engine.kill()
             : engine.broken
     say({ kind: 'answer', no: message.no, value })
-    // like the command line: whatever still holds the event loop must not keep a stopped engine alive
-    if (message.ask === 'stop' || message.ask === 'kill') process.disconnect?.()
+    // from here on nothing may hold the event loop: a stopped engine lets its process end by itself
+    if (message.ask === 'stop' || message.ask === 'kill') {
+      process.removeAllListeners('disconnect')
+      process.disconnect?.()
+    }
   })().catch((error) => say({ kind: 'refusal', no: message.no, message: messageOf(error) }))
 })
 

@@ -4,8 +4,7 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { systemClock } from '../../engine/base/clock.ts'
-import type { EngineOptions } from '../../engine/engine.ts'
-import type { Engine, EngineStats, StopReport } from '../../engine/index.ts'
+import type { Engine, EngineOptions, EngineStats, StopReport } from '../../engine/index.ts'
 
 export type ToChild = { readonly no: number } & (
   | { readonly ask: 'stats' | 'kill' | 'broken' }

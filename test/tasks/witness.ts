@@ -85,3 +85,27 @@ export const obstructed = defineTask({
     return 'through'
   },
 })
+
+/** Runs until the file that it is given exists. */
+export const waiting = defineTask({
+  name: 'waiting',
+  timeoutMs: 0,
+  run: async (path: string, ctx: TaskContext) => {
+    note('s', ctx)
+    while (!existsSync(path)) await sleep(20)
+    note('e', ctx)
+    return { run: ctx.run, pid: process.pid }
+  },
+})
+
+/** Computes for ever while the file does not exist, deaf to everything. */
+export const deaf = defineTask({
+  name: 'deaf',
+  timeoutMs: 0,
+  run: (path: string, ctx: TaskContext) => {
+    note('s', ctx)
+    while (!existsSync(path));
+    note('e', ctx)
+    return { run: ctx.run, pid: process.pid }
+  },
+})

@@ -1,0 +1,94 @@
+// The package as its users get it: packed, installed somewhere else without any install script, run from there.
+
+import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+
+const REPOSITORY = fileURLToPath(new URL('../..', import.meta.url))
+const INSTALL_MS_MAX = 120_000
+/** What npm says when there is no way to a registry: then there is nothing to be learnt here. */
+const OFFLINE = /ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|ENETUNREACH/
+
+const run = promisify(execFile)
+
+const TASKS = `
+import { defineTask } from 'millrace'
+export const add = defineTask({
+  name: 'add',
+  module: import.meta.url,
+  run: ({ a, b }) => ({ sum: a + b }),
+})
+`
+const SCRIPT = `
+import { createEngine } from 'millrace'
+import { add } from './tasks/add.mjs'
+const engine = createEngine({ tasks: [add], threads: 1 })
+await engine.start()
+const { id } = await engine.enqueue('add', { a: 2, b: 3 })
+await engine.drain()
+const job = await engine.console.job(id)
+await engine.stop()
+console.log(JSON.stringify({ state: job.state, result: job.result }))
+`
+
+const folder = mkdtempSync(join(tmpdir(), 'millrace-package-'))
+
+after(() => rmSync(folder, { recursive: true, force: true }))
+
+test('packed and installed elsewhere without install scripts, the command works, and the module runs a job on its own server', {
+  timeout: 4 * 60_000,
+}, async (t) => {
+  const packed = await run('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', folder], {
+    cwd: REPOSITORY,
+    timeout: 60_000,
+  })
+  const [pack] = JSON.parse(packed.stdout) as [{ filename: string; files: { path: string }[]; unpackedSize: number }]
+  const paths = pack.files.map(({ path }) => path)
+  for (const wanted of [
+    'dist/engine/index.js',
+    'dist/engine/index.d.ts',
+    'dist/engine/main.js',
+    'dist/threads/task-thread.js',
+    'engine/index.js',
+  ]) {
+    assert.ok(paths.includes(wanted), `${wanted} is in the package`)
+  }
+  assert.ok(paths.some((path) => path.endsWith('.sql')))
+  const foreign = paths.filter((path) => /^(dist\/)?(test|bench|scripts|results)\//.test(path))
+  assert.deepEqual(foreign, [], 'nothing that only the repository needs')
+
+  const home = join(folder, 'home')
+  mkdirSync(join(home, 'tasks'), { recursive: true })
+  writeFileSync(join(home, 'package.json'), JSON.stringify({ name: 'home', private: true, type: 'module' }))
+  const words = [
+    'install',
+    join(folder, pack.filename),
+    '--ignore-scripts',
+    '--prefer-offline',
+    '--no-audit',
+    '--no-fund',
+  ]
+  try {
+    await run('npm', words, { cwd: home, timeout: INSTALL_MS_MAX })
+  } catch (error) {
+    if (!OFFLINE.test(String((error as { stderr?: string }).stderr))) throw error
+    t.skip('no package registry is reachable')
+    return
+  }
+
+  const help = await run('npx', ['--no-install', 'millrace', '--help'], { cwd: home, timeout: 60_000 })
+  for (const word of ['start', 'enqueue', 'explain']) assert.match(help.stdout, new RegExp(`\\b${word}\\b`))
+
+  writeFileSync(join(home, 'tasks', 'add.mjs'), TASKS)
+  writeFileSync(join(home, 'main.mjs'), SCRIPT)
+  const env = Object.fromEntries(
+    Object.entries(process.env).filter(([name]) => !/^(DATABASE_URL$|PG|MILLRACE_)/.test(name)),
+  )
+  const script = await run(process.execPath, ['main.mjs'], { cwd: home, env, timeout: 60_000 })
+  assert.deepEqual(JSON.parse(script.stdout), { state: 'completed', result: { sum: 5 } })
+})

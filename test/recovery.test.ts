@@ -6,11 +6,14 @@ import { randomInt, randomUUID } from 'node:crypto'
 import { after, test } from 'node:test'
 import pg from 'pg'
 import { systemClock } from '../engine/base/clock.ts'
+import { Store } from '../engine/store/store.ts'
+import type { ClaimedChunk } from '../engine/store/types.ts'
 import { type Bundle, withBundle, withServer } from './support/bundle.ts'
+import { openOwnServer } from './support/database.ts'
 import { type Dice, diceOf } from './support/dice.ts'
 import { type EngineProcess, endAll } from './support/engine-process.ts'
 import type { Acknowledged } from './support/history.ts'
-import { openStore } from './support/store.ts'
+import { completing, openStore, PLAIN } from './support/store.ts'
 import { until } from './support/until.ts'
 
 const MINUTE = 60_000
@@ -329,6 +332,61 @@ test('a node frozen amid a transaction, even amid a COPY, does not keep its jobs
   } finally {
     for (const client of frozen) client.connection.stream.destroy()
     await it.close()
+  }
+})
+
+test('a claim that a crash of the server forgot fences nobody out and lets nobody in: its number is not dealt again', {
+  timeout: 2 * MINUTE,
+}, async () => {
+  // what is written without waiting for the disk stays in memory for so long
+  const server = await openOwnServer({ wal_writer_delay: '10000ms' })
+  const store = new Store({
+    url: server.url,
+    schema: 'forgot',
+    clock: systemClock,
+    timeoutMs: 20_000,
+    prepared: true,
+    name: 'test',
+  })
+  try {
+    await store.migrate()
+    const [queueId] = await store.queueIds(['default'])
+    const [taskId] = await store.taskIds(['noop'])
+    const [firstId] = await store.reserveBlocks(1)
+    const chunk = {
+      ...PLAIN,
+      queueId: queueId!,
+      taskId: taskId!,
+      firstId: firstId!,
+      count: 3,
+      payloads: ['1', '2', '3'],
+    }
+    await store.enqueue([chunk], true)
+    const nodeId = await store.join({ ...NODE, uid: randomUUID(), limitMs: 60_000 })
+    const request = { nodeId, queueIds: [queueId!], taskIds: null, jobsMax: 100, bytesMax: 1e9, group: null }
+    const before = await store.claim(request)
+    assert.equal(before.length, 1)
+    await server.stop('immediate')
+    await server.start()
+    let again: ClaimedChunk[] = []
+    await until('the server answers', async () => {
+      again = await store.claim(request)
+      return true
+    })
+    assert.deepEqual(
+      again.map(({ firstId, count, run }) => [firstId, count, run]),
+      [[firstId, 3, 1]],
+      'it was forgotten',
+    )
+    assert.notEqual(again[0]!.leaseId, before[0]!.leaseId)
+    const late = await store.flush(nodeId, completing(1, nodeId, before))
+    assert.deepEqual(late.staleLeases, [before[0]!.leaseId])
+    const right = await store.flush(nodeId, completing(2, nodeId, again))
+    assert.deepEqual(right.staleLeases, [])
+    assert.equal((await server.query('select from forgot.attempt')).length, 3)
+  } finally {
+    await store.close()
+    await server.close()
   }
 })
 

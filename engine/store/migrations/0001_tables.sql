@@ -153,8 +153,12 @@ create type millrace.chunk as (
   first_id bigint, count int, attempt int, run int, rescues int, rank bigint, seq bigint
 );
 
+-- A claim does not wait for the disk, so a crash of the server may forget it together with its number. The random part
+-- keeps the number from being dealt again: it fences reports. Below 2^53 for eight thousand million claims.
+create sequence millrace.lease_no as bigint maxvalue 8589934591;
+
 create table millrace.lease (
-  id         bigint generated always as identity primary key,
+  id         bigint primary key default nextval('millrace.lease_no') * 1048576 + floor(random() * 1048576)::bigint,
   node_id    int not null,
   -- jobs of it that have not ended yet
   open       int not null check (open >= 0),

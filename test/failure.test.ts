@@ -226,6 +226,34 @@ test(
     }),
 )
 
+for (const [how, options, code] of [
+  ['exit', {}, 'THREAD_EXITED'],
+  ['spin', { timeoutMs: 500 }, 'TASK_TIMED_OUT'],
+] as const) {
+  test(
+    `of jobs that share a thread only the one that ends it (${how}) pays; the others run again uncharged`,
+    {
+      timeout: MINUTE,
+    },
+    () =>
+      withEngine({ threads: 1 }, async (engine) => {
+        const resting = Array.from({ length: 8 }, () => ({ task: 'mixed', payload: 300 }) as const)
+        const bad = { task: 'mixed', payload: how, options }
+        const ids = idsOf(await engine.enqueueMany([...resting, bad, ...resting]))
+        await engine.drain(MINUTE)
+        const [guilty] = ids.splice(resting.length, 1)
+        const last = (await attemptsOf(guilty!)).at(-1)!
+        assert.deepEqual([last.attempt, last.error?.code], [1, code])
+        assert.equal((await engine.console.dead.list({ id: guilty! })).length, 1)
+        const others = await query(
+          'select state, attempt, count(*)::int as n from millrace.jobs where id = any ($1) group by 1, 2',
+          [ids],
+        )
+        assert.deepEqual(others, [{ state: 'completed', attempt: 1, n: ids.length }])
+      }),
+  )
+}
+
 test(
   '[TM-023] [TM-038] [TM-039] [TM-040] [TM-079] [TM-080] [TM-111] [PC-005] retries wait 1 s, 2 s, 4 s, then a dead letter; requeued it completes',
   {

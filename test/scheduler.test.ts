@@ -300,11 +300,12 @@ test('a thread that dies: its job is charged, what it had not begun runs elsewhe
   assert.equal(bench.outcomes.of('release').length, 0)
 })
 
-test('a thread that dies with several shared jobs charges none of them, unless they wore out the doubt', () => {
+test('a thread that dies with several shared jobs charges none of them; after several times a job runs alone', async () => {
   const bench = schedulerBench({ lanes: 1, tasks: [task('work', { concurrency: 3 })] })
   bench.scheduler.arrive([chunk(1, 2), chunk(5, 1, { run: 6 })])
   bench.settle()
-  bench.lanes.take(0, 3)
+  assert.deepEqual(bench.lanes.queuedIds(0), [1, 2])
+  bench.lanes.take(0, 2)
   loop(bench)
   bench.lanes.die(0, 'THREAD_EXITED')
   bench.settle()
@@ -315,6 +316,16 @@ test('a thread that dies with several shared jobs charges none of them, unless t
       [2, true],
     ],
   )
+  assert.deepEqual(bench.outcomes.of('failed'), [])
+  bench.marks[0]!.resolve()
+  await new Promise(setImmediate)
+  bench.lanes.lanes[0]!.open = true
+  bench.settle()
+  assert.deepEqual(bench.lanes.queuedIds(0), [5])
+  bench.lanes.take(0, 1)
+  loop(bench)
+  bench.lanes.die(0, 'THREAD_EXITED')
+  bench.settle()
   assert.deepEqual(
     bench.outcomes.of('failed').map((item) => item.jobId),
     [5],

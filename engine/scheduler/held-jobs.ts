@@ -332,7 +332,7 @@ export class HeldJobs {
   #wait(holding: Holding, from: number, to: number, living: number): void {
     if (living === 0) return
     const { steadyMs } = this.now
-    if (holding.chunk.rescues > 0) this.suspects.add({ holding, from, to, sinceSteadyMs: steadyMs })
+    if (holding.isSuspect) this.suspects.add({ holding, from, to, sinceSteadyMs: steadyMs })
     else this.pending.add(holding, from, to, living, steadyMs)
   }
 
@@ -340,7 +340,7 @@ export class HeldJobs {
   #forget(slot: number, stateBefore: number): void {
     const holding = this.slots.ref[slot]!
     if (stateBefore === STATE.prerun) this.#prerunJobs--
-    else if (holding.chunk.rescues === 0) this.pending.forget(holding)
+    else if (!holding.isSuspect) this.pending.forget(holding)
   }
 
   #expire(span: Span, counted = true): void {

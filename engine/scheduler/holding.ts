@@ -9,9 +9,14 @@ import type { TaskState } from './task-state.ts'
 /** In `slots`: this job left the holding (it ended, or was given back). */
 export const GONE = 0xffffffff
 
+/** Runs that were let go uncharged, because it was not known who ended their thread, before a job runs alone. */
+const DOUBTFUL_RUNS = 5
+
 export class Holding {
   readonly chunk: ClaimedChunk
   readonly task: TaskState
+  /** Its holder died with it, or its thread did several times while others ran there too: it may be what kills them. */
+  readonly isSuspect: boolean
   /** Slot per job; written by the scheduler. A chunk of one, the most common small thing, has no array. */
   readonly #slots: Uint32Array | null
   #slot = GONE
@@ -21,6 +26,8 @@ export class Holding {
   constructor(chunk: ClaimedChunk, task: TaskState) {
     this.chunk = chunk
     this.task = task
+    const { run, attempt, rescues } = chunk
+    this.isSuspect = rescues > 0 || (task.isShared && run - attempt - rescues >= DOUBTFUL_RUNS)
     this.#slots = chunk.count > 1 ? new Uint32Array(chunk.count).fill(GONE) : null
   }
 

@@ -15,8 +15,6 @@ import type { Watch } from './watch.ts'
 
 /** Of a job whose task and enqueue name none. */
 const DEFAULT_POLICY: RetryPolicy = { kind: 'exponential' }
-/** A job that was let go this often because a neighbour's thread died is charged all the same: it may be the one. */
-const UNCHARGED_RUNS_MAX = 5
 
 export class Reports implements ReportSink {
   readonly #jobs: HeldJobs
@@ -136,7 +134,7 @@ export class Reports implements ReportSink {
       else if (flags & FLAG.stop) this.#release(slot)
       else if (holding.task.info?.inline)
         this.#release(slot) // it ran on this thread, and cannot have ended another
-      else if (guilty === NO_SLOT ? alone || onlyOne || isWornOut(holding) : slot === guilty) {
+      else if (guilty === NO_SLOT ? alone || onlyOne : slot === guilty) {
         const outcome = flags & FLAG.timeout ? OUTCOME.timedOut : OUTCOME.failed
         holding.task.learn(Math.max(0, jobs.now.steadyMs - slots.startedSteadyMs[slot]!))
         this.#charge(slot, outcome, lost.code, true, jobs.now.wallMs, bytes, 0, bytes.length)
@@ -262,12 +260,6 @@ export class Reports implements ReportSink {
 }
 
 const MEAN_WEIGHT = 1 / 50
-
-/** Runs beyond the charged ones were let go; too many of them, and the benefit of the doubt is used up. */
-function isWornOut(holding: Holding): boolean {
-  const { run, attempt, rescues } = holding.chunk
-  return run - attempt - rescues >= UNCHARGED_RUNS_MAX
-}
 
 function policyOf(holding: Holding): RetryPolicy {
   const { retry } = holding.chunk

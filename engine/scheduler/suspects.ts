@@ -1,7 +1,8 @@
-// Jobs whose holder died with them: any of them may be what killed it. They run one at a time per lane, alone on it, and
-// only after a durable note that they are about to run. When the process dies again, the note says whom to suspect, and
-// nobody else is blamed. One for whom that would be the end (another dead holder makes it a dead letter) runs as the only
-// suspect of this node, from before its note until its outcome is written: it dies for nobody else.
+// Jobs whose holder died with them, or whose thread did several times while others ran there too: any of them may be what
+// killed it. They run one at a time per lane, alone on it, and only after a durable note that they are about to run. When
+// the process dies again, the note says whom to suspect, and nobody else is blamed. One for whom that would be the end
+// (another dead holder makes it a dead letter) runs as the only suspect of this node, from before its note until its
+// outcome is written: it dies for nobody else.
 
 import { NO_SLOT, type Slots } from '../orchestrator/slots.ts'
 import { Heap } from './heap.ts'

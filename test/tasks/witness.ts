@@ -109,3 +109,19 @@ export const deaf = defineTask({
     return { run: ctx.run, pid: process.pid }
   },
 })
+
+/** Shares its thread: one of these ends it, the others rest. */
+export const mixed = defineTask({
+  name: 'mixed',
+  concurrency: 20,
+  maxAttempts: 1,
+  timeoutMs: 60_000,
+  run: async (payload: 'exit' | 'spin' | number, ctx: TaskContext) => {
+    note('s', ctx)
+    if (payload === 'exit') process.exit(1)
+    if (payload === 'spin') for (;;);
+    await sleep(payload as number)
+    note('e', ctx)
+    return { run: ctx.run, pid: process.pid }
+  },
+})

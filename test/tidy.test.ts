@@ -310,7 +310,7 @@ test('the pages link to files that exist, and every row of figures to its result
   none(faults)
 })
 
-// ------------------------------------------------------------------ helpers
+// ------------------------------------------------------------------ judging
 
 function none(faults: readonly string[]): void {
   assert.equal(faults.length, 0, `\n${faults.join('\n')}\n`)

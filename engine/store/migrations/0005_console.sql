@@ -1,8 +1,8 @@
 -- What the console does to many jobs at once, the way to results by time, and the end of what is too old.
 
 -- Attempts are appended as they end, so a block range index finds a time nearly for free: attempts written 500 at a time
--- take 196 bytes of WAL each without an index on the time, 196 to 209 with this one, and 287 and a third to twice the time
--- with a b-tree (PostgreSQL 15, 400,000 rows, 2026-11).
+-- take 196 bytes of WAL each without an index on the time, 196 to 209 with this one, and 262 to 287 with a b-tree
+-- (PostgreSQL 15, 400,000 rows, 2026-11); the times of the three could not be told apart.
 create index attempt_finished on millrace.attempt using brin (finished_at) with (pages_per_range = 32, autosummarize = on);
 
 -- ------------------------------------------------------------------ ending what waits

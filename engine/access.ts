@@ -35,7 +35,6 @@ export class Access {
   #console: Console | null = null
   #schedules: ScheduleVerbs | null = null
   #scheduleStore: ScheduleStore | null = null
-  #opening: Promise<void> | null = null
   #enqueued = 0
 
   constructor({ log, clock, ...settings }: AccessOptions) {
@@ -50,13 +49,7 @@ export class Access {
   }
 
   /** Connects once: starts the embedded server when no database is given, and brings the schema up. */
-  protected open(): Promise<void> {
-    this.#opening ??= this.#open().catch((error) => {
-      this.#opening = null
-      throw error
-    })
-    return this.#opening
-  }
+  protected readonly open = once(() => this.#open())
 
   async #open(): Promise<void> {
     const store = await this.#connect()
@@ -181,14 +174,7 @@ export class Access {
 
 /** The console's methods, connecting when one is first called. */
 function lateConsole(open: () => Promise<Omit<Console, 'schedules'>>, schedules: ScheduleVerbs): Console {
-  let opened: Promise<Omit<Console, 'schedules'>> | null = null
-  const get = () => {
-    opened ??= open().catch((error) => {
-      opened = null
-      throw error
-    })
-    return opened
-  }
+  const get = once(open)
   return {
     schedules,
     queues: async () => (await get()).queues(),
@@ -220,14 +206,7 @@ function lateConsole(open: () => Promise<Omit<Console, 'schedules'>>, schedules:
 
 /** The same for schedules. */
 function lateSchedules(open: () => Promise<ScheduleVerbs>): ScheduleVerbs {
-  let opened: Promise<ScheduleVerbs> | null = null
-  const get = () => {
-    opened ??= open().catch((error) => {
-      opened = null
-      throw error
-    })
-    return opened
-  }
+  const get = once(open)
   return {
     register: async (list, options) => (await get()).register(list, options),
     create: async (definition) => (await get()).create(definition),
@@ -240,5 +219,17 @@ function lateSchedules(open: () => Promise<ScheduleVerbs>): ScheduleVerbs {
     list: async (filter) => (await get()).list(filter),
     upcoming: async (id, count) => (await get()).upcoming(id, count),
     history: async (id, filter) => (await get()).history(id, filter),
+  }
+}
+
+/** Opens at the first call and shares what came of it; a failure is forgotten, so that the next call tries again. */
+function once<T>(open: () => Promise<T>): () => Promise<T> {
+  let opened: Promise<T> | null = null
+  return () => {
+    opened ??= open().catch((error) => {
+      opened = null
+      throw error
+    })
+    return opened
   }
 }

@@ -3,7 +3,6 @@
 
 import type {
   OccurrenceRow,
-  ScheduleChange,
   ScheduleDefinition,
   ScheduleJobOptions,
   ScheduleRow,
@@ -295,7 +294,8 @@ async function nowMs(store: ScheduleStore): Promise<number> {
   return store.time.nowMs()
 }
 
-function definitionOf(row: ScheduleRecord): ScheduleDefinition & ScheduleChange {
+/** What a definition and a listed schedule have in common. */
+function definitionOf(row: ScheduleRecord) {
   return {
     id: row.id as string,
     task: row.task as string,
@@ -315,19 +315,7 @@ function definitionOf(row: ScheduleRecord): ScheduleDefinition & ScheduleChange 
 
 function rowOf(row: ScheduleRecord, now: number): ScheduleRow {
   return {
-    id: row.id as string,
-    task: row.task as string,
-    queue: row.queue as string,
-    cron: row.cron as string,
-    timeZone: row.time_zone as string,
-    payload: row.payload,
-    options: row.options as ScheduleJobOptions,
-    startsAt: row.starts_at as Date | null,
-    endsAt: row.ends_at as Date | null,
-    jitterMs: row.jitter_ms as number,
-    overlap: row.overlap as ScheduleRow['overlap'],
-    catchUp: row.catch_up as ScheduleRow['catchUp'],
-    catchUpWindowMs: row.catch_up_ms as number,
+    ...definitionOf(row),
     paused: row.paused as boolean,
     source: row.source as ScheduleRow['source'],
     revision: row.revision as number,

@@ -1,11 +1,8 @@
 // The tuples of a small flush as JSON: one function call then does what COPY needs three round trips for. Reads the
 // binary layout that engine/syncer/attempt-rows.ts writes.
 
+import { EPOCH_MS, TWO_32 } from './copy.ts'
 import type { Flush } from './types.ts'
-
-/** Milliseconds between 1970 and PostgreSQL's epoch. */
-const EPOCH_MS = 946_684_800_000
-const TWO_32 = 4_294_967_296
 
 /** [{l lease, j job, r run, a attempt, o outcome, i node, n lane, s started us, f finished us, e [error], v [result]}] */
 export function attemptsJson(flush: Flush): string {

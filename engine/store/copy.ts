@@ -9,8 +9,9 @@ import { from as copyFrom } from 'pg-copy-streams'
 const HEADER = Buffer.from([0x50, 0x47, 0x43, 0x4f, 0x50, 0x59, 0x0a, 0xff, 0x0d, 0x0a, 0, 0, 0, 0, 0, 0, 0, 0, 0])
 const TRAILER = Buffer.from([0xff, 0xff])
 /** PostgreSQL counts microseconds from 2000-01-01. */
-const EPOCH_MS = 946_684_800_000
-const TWO_32 = 4_294_967_296
+export const EPOCH_MS = 946_684_800_000
+/** An int64 travels as two words of 32 bits. */
+export const TWO_32 = 4_294_967_296
 /** One CopyData message: large enough to be cheap, small enough not to hold the socket's memory twice. */
 const PIECE_BYTES = 256 * 1024
 

@@ -7,6 +7,8 @@
 //   int16 10 | job_id int8 | run int2 | attempt int2 | outcome "char" | node_id int4 | lane int2
 //            | started_at timestamptz | finished_at timestamptz | error json | result json
 
+import { EPOCH_MS, TWO_32 } from '../store/copy.ts'
+
 /** The one-letter outcomes of an attempt, as bytes. */
 export const OUTCOME = {
   completed: 0x63,
@@ -24,8 +26,6 @@ const FIELDS = 10
 const OUTCOME_FIELD = 3
 const ERROR_FIELD = 8
 const FIXED_BYTES = 77 // a tuple with started_at, without error and result
-const EPOCH_2000_MS = 946_684_800_000 // timestamptz counts microseconds from here
-const TWO_32 = 2 ** 32
 const INT2_MAX = 32_767
 const COPY_BY_HAND_BYTES = 48 // below it a loop is cheaper than the view that `set` needs
 
@@ -203,7 +203,7 @@ function viewOf(buffer: Buffer): DataView {
 }
 
 function microsOf(wallMs: number): number {
-  return Math.round((wallMs - EPOCH_2000_MS) * 1_000)
+  return Math.round((wallMs - EPOCH_MS) * 1_000)
 }
 
 /** Two halves instead of a BigInt: exact for every whole number that a double holds, also below zero. */

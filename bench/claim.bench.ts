@@ -94,6 +94,8 @@ export async function fill(store: Store, queueId: number, taskId: number, count:
         timeoutMs: null,
         retry: null,
         group: null,
+        groupLimit: null,
+        retrySkips: false,
         key: null,
         ephemeral: false,
         meta: null,

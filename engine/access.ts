@@ -12,6 +12,7 @@ import { loadConfig } from './config/load.ts'
 import type { Settings } from './config/settings.ts'
 import { openConsole } from './console.ts'
 import { Enqueuer } from './enqueuer/enqueuer.ts'
+import type { TaskDefaults } from './enqueuer/options.ts'
 import { openSchedules } from './schedule-verbs.ts'
 import { type EmbeddedServer, openEmbedded } from './store/embedded.ts'
 import type { MigrationReport } from './store/migrate.ts'
@@ -114,7 +115,7 @@ export class Access {
     return this.#enqueued
   }
 
-  protected defaultsOf(_task: string): { queue?: string; maxAttempts?: number } | undefined {
+  protected defaultsOf(_task: string): TaskDefaults | undefined {
     return undefined
   }
 

@@ -333,6 +333,8 @@ export interface ScheduleJobOptions {
   readonly timeoutMs?: number
   readonly retry?: RetryPolicy
   readonly group?: string
+  readonly groupLimit?: number
+  readonly onRetry?: 'block' | 'skip'
   readonly ephemeral?: boolean
   /** `schedule` (its id) and `scheduledAt` (ISO 8601) are added to each job's. */
   readonly meta?: Readonly<Record<string, Json>>

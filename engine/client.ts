@@ -6,9 +6,10 @@ import type { Clock } from './base/clock.ts'
 import type { Log } from './base/log.ts'
 import type { TaskDefinition } from './base/task.ts'
 import type { Settings } from './config/settings.ts'
+import type { TaskDefaults } from './enqueuer/options.ts'
 
 export interface ClientOptions extends Partial<Omit<Settings, 'tasks'>> {
-  /** Definitions whose defaults (queue, maxAttempts) shall hold here too. */
+  /** Definitions whose defaults (queue, maxAttempts, group, groupLimit, onRetry) shall hold here too. */
   readonly tasks?: readonly TaskDefinition<string, never, unknown>[]
   readonly log?: Log
   readonly clock?: Clock
@@ -24,14 +25,14 @@ export function createClient(options: ClientOptions = {}): Client {
 }
 
 class MillraceClient extends Access {
-  readonly #defaults = new Map<string, { queue?: string; maxAttempts?: number }>()
+  readonly #defaults = new Map<string, TaskDefaults>()
 
   constructor({ tasks = [], ...options }: ClientOptions) {
     super(options)
     for (const task of tasks) this.#defaults.set(task.name, task)
   }
 
-  protected override defaultsOf(task: string): { queue?: string; maxAttempts?: number } | undefined {
+  protected override defaultsOf(task: string): TaskDefaults | undefined {
     return this.#defaults.get(task)
   }
 

@@ -21,6 +21,7 @@ import type { Log } from './base/log.ts'
 import type { TaskDefinition } from './base/task.ts'
 import { Claimer } from './claimer.ts'
 import type { Settings } from './config/settings.ts'
+import type { TaskDefaults } from './enqueuer/options.ts'
 import { Node } from './node.ts'
 import { Retention } from './retention.ts'
 import type { Message } from './scheduler/messages.ts'
@@ -93,7 +94,7 @@ class MillraceEngine extends Access {
   readonly inbox: Inbox<Message>
   #rejoining = false
   #idle: (() => void)[] = []
-  #taskByName = new Map<string, { queue?: string; maxAttempts?: number }>()
+  #taskByName = new Map<string, TaskDefaults>()
 
   constructor({ tasks, schedules, ...options }: EngineOptions) {
     super(options)
@@ -381,7 +382,7 @@ class MillraceEngine extends Access {
     this.log[line.level]({ job: jobId, task, ...line.facts }, line.event)
   }
 
-  protected override defaultsOf(task: string): { queue?: string; maxAttempts?: number } | undefined {
+  protected override defaultsOf(task: string): TaskDefaults | undefined {
     return this.#taskByName.get(task)
   }
 

@@ -12,6 +12,7 @@ import type {
 } from './api.ts'
 import { EngineError } from './base/errors.ts'
 import { NAME_CHARS_MAX } from './base/limits.ts'
+import type { Enqueuer } from './enqueuer/enqueuer.ts'
 import { type CronPlan, parseCron } from './schedule/cron.ts'
 import { nextAfter } from './schedule/occurrences.ts'
 import type { NewSchedule, ScheduleRecord, ScheduleStore } from './store/schedule-store.ts'
@@ -31,7 +32,7 @@ export interface ScheduleVerbsNeeds {
   queueIds(names: readonly string[]): Promise<number[]>
   taskIds(names: readonly string[]): Promise<number[]>
   /** Checks a job as enqueueing would. */
-  check(task: string, payload: unknown, options: JobOptions): { queue: string; maxAttempts: number; json: string }
+  check(task: string, payload: unknown, options: JobOptions): ReturnType<Enqueuer['check']>
   enqueue(task: string, payload: unknown, options: JobOptions): Promise<{ readonly id: number }>
 }
 
@@ -111,7 +112,8 @@ export function openSchedules(needs: ScheduleVerbsNeeds): Schedules {
       const row = await find(id)
       const { payload = row.payload, ...over } = defined(overrides) as TriggerOptions
       const options = row.options as ScheduleJobOptions
-      const turn = row.overlap === 'queue' && id.length <= NAME_CHARS_MAX - 9 ? { group: `schedule:${id}` } : {}
+      const turn =
+        row.overlap === 'queue' && id.length <= NAME_CHARS_MAX - 9 ? { group: `schedule:${id}`, groupLimit: 1 } : {}
       const job = await needs.enqueue(row.task as string, payload, {
         queue: row.queue as string,
         ...turn,
@@ -204,6 +206,8 @@ const OPTIONS: ReadonlySet<string> = new Set<keyof ScheduleJobOptions>([
   'timeoutMs',
   'retry',
   'group',
+  'groupLimit',
+  'onRetry',
   'ephemeral',
   'meta',
 ])
@@ -220,6 +224,10 @@ function checkDefinition(needs: ScheduleVerbsNeeds, given: ScheduleDefinition): 
     refuse('payload', `at most ${PAYLOAD_BYTES_MAX} bytes of JSON`, `${Buffer.byteLength(job.json)} bytes`)
   const plan = parseCron(cron, timeZone)
   if (!['allow', 'skip', 'queue'].includes(overlap)) refuse('overlap', "'allow', 'skip' or 'queue'", overlap)
+  // of those that queue one runs at a time
+  const groupLimit = overlap === 'queue' ? 1 : job.groupLimit
+  if ((options.groupLimit ?? 1) > (groupLimit ?? 1))
+    refuse('options.groupLimit', "1 where overlap is 'queue'", options.groupLimit)
   if (!['none', 'one', 'all'].includes(catchUp)) refuse('catchUp', "'none', 'one' or 'all'", catchUp)
   if (paused !== undefined && typeof paused !== 'boolean') refuse('paused', 'true or false', paused)
   const startsMs = given.startsAt == null ? null : timeOf('startsAt', given.startsAt)
@@ -233,7 +241,13 @@ function checkDefinition(needs: ScheduleVerbsNeeds, given: ScheduleDefinition): 
       cron: plan.expression,
       timeZone,
       payload: job.json,
-      options: { ...options, maxAttempts: job.maxAttempts },
+      options: {
+        ...options,
+        maxAttempts: job.maxAttempts,
+        ...(job.group !== null && { group: job.group }),
+        ...(job.group !== null && groupLimit !== null && { groupLimit }),
+        ...(job.onRetry === 'skip' && { onRetry: job.onRetry }),
+      },
       startsMs,
       endsMs,
       jitterMs: wholeOf('jitterMs', given.jitterMs ?? 0, 0, JITTER_MS_MAX),

@@ -108,8 +108,8 @@ function settingsTable(): string {
 
 const STANDS: Readonly<Record<DurableState, string>> = {
   scheduled: '`scheduled`, first run',
-  queued: '`ready`, or `blocked` as the next of a group whose turn is free',
-  blocked: '`blocked`, behind another job of its group',
+  queued: '`ready`, or `blocked` as one of the next of a group that has a seat free',
+  blocked: '`blocked`, behind other jobs of its group',
   assigned: '`lease`',
   running: '`lease`, and `running` once it has lasted a heartbeat',
   retrying: '`scheduled`, a later run',

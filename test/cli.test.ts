@@ -456,6 +456,10 @@ test('enqueue hands over the payload and every option', async () => {
     '10m',
     '--group',
     'g',
+    '--group-limit',
+    '3',
+    '--on-retry',
+    'skip',
   ]
   const more = [
     '--key',
@@ -481,6 +485,8 @@ test('enqueue hands over the payload and every option', async () => {
         priority: -5,
         delayMs: 600_000,
         group: 'g',
+        groupLimit: 3,
+        onRetry: 'skip',
         idempotencyKey: 'k',
         onDuplicate: 'reject',
         ephemeral: true,

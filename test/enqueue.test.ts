@@ -53,6 +53,8 @@ test('[TM-002] every option is stored as given', async () => {
       timeoutMs: 1_234,
       retry,
       group: 'customer 7',
+      groupLimit: 3,
+      onRetry: 'skip',
       idempotencyKey: 'invoice 9',
       ephemeral: true,
       meta: { label: 'x' },
@@ -69,7 +71,8 @@ test('[TM-002] every option is stored as given', async () => {
     assert.equal(job!.idempotency_key, 'invoice 9')
     assert.equal(job!.ephemeral, true)
     assert.deepEqual(job!.meta, { label: 'x' })
-    const [row] = await bundle.query('select retry::text as retry from millrace.job')
+    const [row] = await bundle.query('select retry::text as retry, group_limit, retry_skips from millrace.job')
+    assert.deepEqual([row!.group_limit, row!.retry_skips], [3, true])
     assert.deepEqual(JSON.parse(row!.retry as string), retry)
   })
 })
@@ -322,6 +325,11 @@ const REFUSED: readonly [string, EnqueueOptions, string][] = [
   ['a key with U+0000', { idempotencyKey: 'a\0' }, 'idempotencyKey'],
   ['a key with half a surrogate pair', { idempotencyKey: 'a\ud800' }, 'idempotencyKey'],
   ['an empty group', { group: '' }, 'group'],
+  ['a limit of none', { group: 'g', groupLimit: 0 }, 'groupLimit'],
+  ['a limit of too many', { group: 'g', groupLimit: 1_001 }, 'groupLimit'],
+  ['a limit without a group', { groupLimit: 2 }, 'groupLimit'],
+  ['a word for retries that is none', { group: 'g', onRetry: 'pass' as never }, 'onRetry'],
+  ['what a group does meanwhile, without a group', { onRetry: 'skip' }, 'onRetry'],
   ['an empty queue', { queue: '' }, 'queue'],
   ['a time that is none', { runAt: new Date(Number.NaN) }, 'runAt'],
   ['a time in twenty years', { runAt: Date.now() + 20 * 365 * 24 * HOUR }, 'runAt'],
@@ -573,7 +581,7 @@ test('SQL enqueues too: with defaults, with options, in a transaction, with keys
     assert.equal(stays!.n, '12345678901234567890', 'a large integer is kept to the last digit')
     const [keyed] = await query(
       `select millrace.enqueue(task => 'mail', payload => '1', queue => 'sql', priority => -5, max_attempts => 9, group_key => 'g',
-         run_at => now() + interval '1 hour', idempotency_key => 'k', meta => '{"a":1}')::float8 as id`,
+         group_limit => 4, on_retry => 'skip', run_at => now() + interval '1 hour', idempotency_key => 'k', meta => '{"a":1}')::float8 as id`,
     )
     const [again] = await query(`select millrace.enqueue('mail', queue => 'sql', idempotency_key => 'k')::float8 as id`)
     assert.equal(again!.id, keyed!.id)
@@ -582,6 +590,8 @@ test('SQL enqueues too: with defaults, with options, in a transaction, with keys
       [job.queue, job.priority, job.max_attempts, job.group_key, job.meta, job.state],
       ['sql', -5, 9, 'g', { a: 1 }, 'scheduled'],
     )
+    const [limits] = await query('select group_limit, retry_skips from millrace.job where id = $1', [keyed!.id])
+    assert.deepEqual(limits, { group_limit: 4, retry_skips: true })
     const before = await count('job')
     for (const bad of [
       `''`,
@@ -590,6 +600,9 @@ test('SQL enqueues too: with defaults, with options, in a transaction, with keys
       `'x', max_attempts => 0`,
       `'x', idempotency_key => ''`,
       `'x', group_key => ''`,
+      `'x', group_key => 'g', group_limit => 0`,
+      `'x', group_limit => 2`,
+      `'x', group_key => 'g', on_retry => 'pass'`,
       `'x', payload => '"\\u0000"'`,
       `'x', meta => '[]'`,
       `'x', timeout_ms => -1`,

@@ -1,14 +1,14 @@
-// Within a group one job at a time, in order: by priority, then as they were enqueued, among those that wait. Whole
-// engines, many of them, and random histories in which jobs fail and a holder dies or freezes.
+// Within a group one job at a time, or as many as its limit says, in order: by priority, then as they were enqueued,
+// among those that wait. Whole engines, many of them, and random histories in which jobs fail and a holder dies or freezes.
 //
-// Three witnesses: the database, looked at again and again, never shows two jobs of a group that have its turn; the
+// Three witnesses: the database, looked at again and again, never shows more jobs of a group with its turn than they allow; the
 // handlers' own lines never overlap; and a job that begins is the first of those that waited when its turn came.
 
 import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { after, test } from 'node:test'
+import { after, type TestContext, test } from 'node:test'
 import fc from 'fast-check'
 import { systemClock } from '../engine/base/clock.ts'
 import { type EngineBundle, withEngines } from './support/engine.ts'
@@ -25,24 +25,25 @@ after(async () => {
   rmSync(folder, { recursive: true, force: true })
 })
 
-/** Groups whose turn more than one job has: held and not ended, waiting with the turn, or waiting for a retry. */
-const TWO_AT_ONCE = `
-  select group_key, array_agg(id) as jobs from (
+/** Groups whose turn more jobs have than one of them allows: held and not ended, waiting with the turn, or for a retry. */
+const TOO_MANY_AT_ONCE = `
+  select turns.group_key, array_agg(turns.id) as jobs from (
     select j.queue_id, j.group_key, j.id from millrace.lease l cross join lateral unnest(l.chunks) c
     join millrace.job j on j.id >= c.first_id and j.id < c.first_id + c.count
     where j.group_key is not null
       and not exists (select from millrace.attempt a where a.job_id = j.id and a.run >= c.run)
     union all select queue_id, group_key, first_id from millrace.ready where group_key is not null and count > 0
     union all select queue_id, group_key, first_id from millrace.scheduled where holds
-  ) turns group by queue_id, group_key having count(*) > 1`
+  ) turns join millrace.job j on j.id = turns.id
+  group by turns.queue_id, turns.group_key having count(*) > min(coalesce(j.group_limit, 1))`
 
-/** Looks all the time until `over` is called, which answers how often it has looked, and fails when two had a turn. */
+/** Looks all the time until `over` is called, which answers how often it has looked, and fails when too many had a turn. */
 function watchTurns({ query }: EngineBundle): { over(): Promise<number> } {
   let isOver = false
   let looks = 0
   const watching = (async () => {
     while (!isOver) {
-      assert.deepEqual(await query(TWO_AT_ONCE), [], 'two jobs of a group have its turn')
+      assert.deepEqual(await query(TOO_MANY_AT_ONCE), [], 'too many jobs of a group have its turn')
       looks++
       await systemClock.sleep(2)
     }
@@ -189,10 +190,28 @@ test(
 
 const HISTORIES = 3
 
-test('[TM-099] [TM-101] any history: one job of a group at a time, in order, and none is lost when a holder is', {
-  timeout: 2 * MINUTE,
-}, async (t) => {
+test(
+  '[TM-099] [TM-101] any history: one job of a group at a time, in order, and none is lost when a holder is',
+  { timeout: 2 * MINUTE },
+  (t) => anyHistory(t, fc.constant({ groupLimit: 1, onRetry: 'block' })),
+)
+
+test(
+  'any history of limits: never more of a group than the smallest that holds, and none is lost when a holder is',
+  { timeout: 2 * MINUTE },
+  (t) =>
+    anyHistory(
+      t,
+      fc.record({ groupLimit: fc.constantFrom(1, 2, 3, 3, 3, 4, 4), onRetry: fc.constantFrom('block', 'skip') }),
+    ),
+)
+
+async function anyHistory(
+  t: TestContext,
+  turn: fc.Arbitrary<{ groupLimit: number; onRetry: 'block' | 'skip' }>,
+): Promise<void> {
   const job = fc.record({
+    turn,
     group: fc.nat(9),
     priority: fc.integer({ min: -1, max: 1 }),
     failures: fc.constantFrom(0, 0, 0, 0, 1, 2, 9),
@@ -214,20 +233,22 @@ test('[TM-099] [TM-101] any history: one job of a group at a time, in order, and
           const victim = startEngine({ ...bundle.base, tasks: WITNESS.href, threads, ...life }, history.env)
           try {
             const plan = new Map<number, Planned>()
+            let inOrder = true
             const watch = watchTurns(bundle)
             const put = async (from: number, to: number) => {
               const some = jobs.slice(from, to).map((it) => ({ ...it, group: `g${it.group % groups}` }))
               const { ids } = await bundle.client.enqueueMany(
-                some.map(({ task, group, priority, failures, restMs }) => ({
+                some.map(({ task, group, priority, failures, restMs, turn }) => ({
                   task,
                   payload: { failures, restMs },
-                  options: { group, priority },
+                  options: { group, priority, ...turn },
                 })),
               )
               const all = ids.flatMap(({ first, count }) => Array.from({ length: count }, (_, at) => first + at))
-              some.forEach(({ group, priority, failures }, at) => {
+              some.forEach(({ group, priority, failures, turn: { groupLimit, onRetry } }, at) => {
                 const id = all[at]!
-                history.acknowledge(id, { group, priority, end: failures > 2 ? 'failed' : 'completed' })
+                inOrder &&= groupLimit === 1 && onRetry === 'block'
+                history.acknowledge(id, { group, groupLimit, priority, end: failures > 2 ? 'failed' : 'completed' })
                 plan.set(id, { group, priority, place: plan.size, atMs: systemClock.wallMs() })
               })
             }
@@ -254,7 +275,7 @@ test('[TM-099] [TM-101] any history: one job of a group at a time, in order, and
             const rows = await bundle.query<{ name: string }>(
               `select job_id || ' ' || run as name from millrace.attempts where outcome = 'lost'`,
             )
-            checkOrder(history, plan, new Set(rows.map(({ name }) => name)))
+            if (inOrder) checkOrder(history, plan, new Set(rows.map(({ name }) => name)))
             assert.equal(verdict.jobs, jobs.length)
             t.diagnostic(JSON.stringify({ fault, groups, looks, ...verdict }))
           } finally {
@@ -265,4 +286,4 @@ test('[TM-099] [TM-101] any history: one job of a group at a time, in order, and
     ),
     { numRuns: HISTORIES, endOnFailure: true },
   )
-})
+}

@@ -173,3 +173,29 @@ test('groups of the same name in two queues are two groups', async () => {
     }
   })
 })
+
+test('a task may limit itself: so many of its jobs run at a time on all engines together, the others wait', async () => {
+  await withEngines(async (bundle) => {
+    for (let at = 0; at < 2; at++) await bundle.engine()
+    const { ids } = await bundle.client.enqueueMany(
+      'pair',
+      Array.from({ length: 12 }, (_, at) => ({ ms: 15, failures: at % 4 === 0 ? 1 : 0 })),
+      { group: 'pairs', groupLimit: 2, retry: { kind: 'fixed', delayMs: 0 } },
+    )
+    const engine = await bundle.engine({ threads: 2 })
+    const later = await engine.enqueue('pair', { ms: 15 }) // here the task's own words count
+    const all = ids.flatMap(({ first, count }) => Array.from({ length: count }, (_, at) => first + at))
+    const spans = (await spansOf(bundle, [...all, later.id])).sort((a, b) => a.from - b.from)
+    let together = 0
+    for (const { from } of spans) {
+      const running = spans.filter((other) => other.from <= from && other.to > from).length
+      assert.ok(running <= 2, `${running} of them ran at once`)
+      together = Math.max(together, running)
+    }
+    assert.equal(together, 2)
+    const [row] = await bundle.query('select group_key, group_limit, retry_skips from millrace.job where id = $1', [
+      later.id,
+    ])
+    assert.deepEqual(row, { group_key: 'pairs', group_limit: 2, retry_skips: true })
+  })
+})

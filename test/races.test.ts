@@ -67,7 +67,7 @@ function withRace(run: (race: Race) => Promise<void>): Promise<void> {
         async onceEach() {
           const jobs = mine.ids.length
           const verdict = await mine.check(query)
-          assert.deepEqual(verdict, { jobs, executions: jobs, again: 0, lost: 0, dead: 0 })
+          assert.deepEqual(verdict, { jobs, executions: jobs, again: 0, lost: 0, dead: 0, together: 0 })
           const rows = await query<{ outcome: string; n: number }>(
             'select outcome, count(*)::int as n from millrace.attempts group by outcome',
           )

@@ -78,6 +78,10 @@ test('the SQL of the README enqueues a job and shows it', async () => {
   }
 })
 
+test('a limit of three lets three of five start, as the README says', () => {
+  assert.equal(run('limits.js'), '3 2\n')
+})
+
 test('schedules are registered, and their next time is told in their zone', () => {
   assert.match(run('schedules.js'), /^\[ 'report', 'sweep' \] \d+-\d+-\d+ 09:00/)
 })

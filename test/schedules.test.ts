@@ -665,16 +665,23 @@ test('[TM-049] [TM-051] [TM-052] [TM-053] [TM-081] what is due is enqueued once 
   }))
 
 test('[TM-044] options that were registered are those of the jobs', () =>
-  withFleet(async ({ start, client, log }) => {
+  withFleet(async ({ start, client, log, query }) => {
     await start({
       schedules: [
-        { id: 'a', task: 'noop', cron: '* * * * * *', options: { priority: -5, maxAttempts: 2, group: 'g' } },
+        {
+          id: 'a',
+          task: 'noop',
+          cron: '* * * * * *',
+          options: { priority: -5, maxAttempts: 2, group: 'g', groupLimit: 2, onRetry: 'skip' },
+        },
       ],
     })
     await log.times('schedule.fired', 1)
     const [first] = (await client.schedules.history('a', { limit: 1_000 })).slice(-1)
     const job = (await client.console.job(first!.jobId!))!
     assert.deepEqual([job.priority, job.maxAttempts, job.group], [-5, 2, 'g'])
+    const [row] = await query('select group_limit, retry_skips from millrace.job where id = $1', [job.id])
+    assert.deepEqual(row, { group_limit: 2, retry_skips: true })
     await until('it ran, although in a group', async () => (await client.console.job(job.id))!.state === 'completed')
   }))
 

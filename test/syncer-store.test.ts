@@ -83,6 +83,8 @@ async function bundle() {
       maxAttempts: 3,
       timeoutMs: null,
       retry: null,
+      groupLimit: null,
+      retrySkips: false,
       group: null,
       key: null,
       ephemeral: false,

@@ -75,6 +75,10 @@ export interface TaskInfo {
   file: string
   queue: string
   maxAttempts: number
+  /** What its jobs have where the enqueue does not say. */
+  group: string | null
+  groupLimit: number | null
+  onRetry: 'block' | 'skip'
   timeoutMs: number
   graceMs: number
   heartbeatMs: number | null

@@ -2,7 +2,7 @@
 // the tasks by their brand, so that two copies of this package still understand each other.
 
 import { EngineError } from './errors.ts'
-import { MAX_ATTEMPTS_MAX, NAME_CHARS_MAX } from './limits.ts'
+import { GROUP_LIMIT_MAX, MAX_ATTEMPTS_MAX, NAME_CHARS_MAX } from './limits.ts'
 import type { Log } from './log.ts'
 
 /** Anything that survives JSON. */
@@ -66,6 +66,12 @@ export interface TaskOptions {
   /** When set, an attempt that calls neither heartbeat() nor progress() for three of these intervals is ended. */
   readonly heartbeatMs?: number
   readonly retry?: RetryPolicy
+  /** Group of its jobs where the enqueue names none. With `groupLimit` it limits the task over all nodes. Default none. */
+  readonly group?: string
+  /** Jobs of a group that may be held at a time, over all nodes, where the enqueue does not say: 1 to 1,000. Default 1. */
+  readonly groupLimit?: number
+  /** Whether a job's group waits with it for its retry, or goes on, where the enqueue does not say. Default 'block'. */
+  readonly onRetry?: 'block' | 'skip'
   /** Jobs of this task that one thread runs at a time. 1 (default) for work that computes; more for work that waits. */
   readonly concurrency?: number
 }
@@ -120,4 +126,12 @@ function checkTask(task: TaskDefinition<string, never, unknown>): void {
   whole('graceMs', task.graceMs, 0, 2 ** 31 - 1)
   whole('heartbeatMs', task.heartbeatMs, 10, 2 ** 31 - 1)
   whole('concurrency', task.concurrency, 1, 1_000)
+  if (
+    task.group !== undefined &&
+    !(typeof task.group === 'string' && task.group.length >= 1 && task.group.length <= NAME_CHARS_MAX)
+  )
+    refuse('group', `1 to ${NAME_CHARS_MAX} characters`, task.group)
+  whole('groupLimit', task.groupLimit, 1, GROUP_LIMIT_MAX)
+  if (task.onRetry !== undefined && task.onRetry !== 'block' && task.onRetry !== 'skip')
+    refuse('onRetry', "'block' or 'skip'", task.onRetry)
 }

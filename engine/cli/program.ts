@@ -16,7 +16,18 @@ import { type HelpFacts, helpText } from './help.ts'
 import { jobs } from './jobs.ts'
 import { migrate } from './migrate.ts'
 import { queuesList, queuesPurge, queuesSwitch } from './queues.ts'
-import { durationFrom, jobId, jobState, limit, maxAttempts, momentFrom, nameFrom, priority, wholeFrom } from './read.ts'
+import {
+  durationFrom,
+  groupLimit,
+  jobId,
+  jobState,
+  limit,
+  maxAttempts,
+  momentFrom,
+  nameFrom,
+  priority,
+  wholeFrom,
+} from './read.ts'
 import {
   type ScheduleFlags,
   schedulesAdd,
@@ -113,6 +124,10 @@ export function buildProgram(cli: Cli, outcome: Outcome): Command {
     .option('--max-attempts <n>', 'tries before it is a dead letter', maxAttempts)
     .option('--timeout <time>', 'time that one try may take', durationFrom('--timeout', 2 ** 31 - 1))
     .option('--group <name>', 'jobs of a group run one after the other, in order', nameFrom('--group'))
+    .option('--group-limit <n>', 'or so many of them at a time, over all nodes', groupLimit)
+    .addOption(
+      new Option('--on-retry <what>', 'what its group does while it waits for a retry').choices(['block', 'skip']),
+    )
     .option('--key <text>', 'idempotency key: one unfinished job holds it at most', nameFrom('--key'))
     .addOption(
       new Option('--on-duplicate <what>', 'what a taken key means').choices(['reject', 'ignore']).default('reject'),
@@ -313,6 +328,10 @@ function jobFields(command: Command): Command {
     .option('--max-attempts <n>', 'tries before it is a dead letter', maxAttempts)
     .option('--timeout <time>', 'time that one try may take', durationFrom('--timeout', 2 ** 31 - 1))
     .option('--group <name>', 'jobs of a group run one after the other, in order', nameFrom('--group'))
+    .option('--group-limit <n>', 'or so many of them at a time, over all nodes', groupLimit)
+    .addOption(
+      new Option('--on-retry <what>', 'what its group does while it waits for a retry').choices(['block', 'skip']),
+    )
 }
 
 function scheduleFields(command: Command): Command {

@@ -3,6 +3,7 @@
 import { EngineError, messageOf } from '../base/errors.ts'
 import {
   DELAY_MS_MAX,
+  GROUP_LIMIT_MAX,
   JOB_ID_MAX,
   MAX_ATTEMPTS_MAX,
   NAME_CHARS_MAX,
@@ -50,6 +51,7 @@ export function nameFrom(what: string): Reader<string> {
 export const jobId = wholeFrom('ID', 1, JOB_ID_MAX)
 export const limit = wholeFrom('--limit', 1, 10_000)
 export const priority = wholeFrom('--priority', PRIORITY_MIN, PRIORITY_MAX)
+export const groupLimit = wholeFrom('--group-limit', 1, GROUP_LIMIT_MAX)
 export const maxAttempts = wholeFrom('--max-attempts', 1, MAX_ATTEMPTS_MAX)
 
 /** JSON that a person typed; the refusal says where it breaks and reminds of the quotes that a shell eats. */

@@ -16,6 +16,8 @@ export interface ScheduleFlags {
   maxAttempts?: number
   timeout?: number
   group?: string
+  groupLimit?: number
+  onRetry?: 'block' | 'skip'
   startsAt?: Date
   endsAt?: Date
   jitter?: number
@@ -155,6 +157,8 @@ function changeOf(flags: ScheduleFlags): ScheduleChange & { options?: Record<str
     ...(flags.maxAttempts !== undefined && { maxAttempts: flags.maxAttempts }),
     ...(flags.timeout !== undefined && { timeoutMs: flags.timeout }),
     ...(flags.group !== undefined && { group: flags.group }),
+    ...(flags.groupLimit !== undefined && { groupLimit: flags.groupLimit }),
+    ...(flags.onRetry !== undefined && { onRetry: flags.onRetry }),
   }
   return {
     ...(flags.queue !== undefined && { queue: flags.queue }),

@@ -12,7 +12,7 @@ import type { Json } from '../base/task.ts'
 import { backoffMs, isRetryable } from '../store/connection.ts'
 import type { Duplicate, ForeignClient } from '../store/store.ts'
 import type { NewChunk } from '../store/types.ts'
-import { checkedTemplate, type EnqueueOptions, same, type Template } from './options.ts'
+import { checkedTemplate, type EnqueueOptions, same, type TaskDefaults, type Template } from './options.ts'
 import { payloadText } from './payload.ts'
 
 /** Above this many jobs COPY's four round trips cost less than the statement's per-job parsing (results/). */
@@ -69,7 +69,7 @@ export interface EnqueuerNeeds {
     notify(message: string): Promise<void>
   }
   /** Options of a known task, to be used where the call names none. */
-  defaultsOf(task: string): { queue?: string; maxAttempts?: number } | undefined
+  defaultsOf(task: string): TaskDefaults | undefined
   /** Trace headers of the active span, when there is one. */
   traceHeaders?(): Readonly<Record<string, Json>> | null
   /** Called after a commit with the queues that have new work, and when the first delayed job is due (wall ms). */
@@ -134,16 +134,17 @@ export class Enqueuer {
 
   /**
    * Checks a job as enqueue() would, and writes nothing.
-   * @returns what it would have: its queue, its attempts, and its payload as JSON text
+   * @returns what it would have: its queue, its attempts, its group, and its payload as JSON text
    * @throws EngineError VALIDATION, INVALID_PAYLOAD
    */
   check(
     task: string,
     payload: unknown,
     options?: EnqueueOptions,
-  ): { queue: string; maxAttempts: number; json: string } {
-    const { queue, maxAttempts } = this.#template(task, options)
-    return { queue, maxAttempts, json: payloadText(payload, this.#settings.payloadBytesMax) }
+  ): Pick<Template, 'queue' | 'maxAttempts' | 'group' | 'groupLimit' | 'onRetry'> & { json: string } {
+    const { queue, maxAttempts, group, groupLimit, onRetry } = this.#template(task, options)
+    const json = payloadText(payload, this.#settings.payloadBytesMax)
+    return { queue, maxAttempts, group, groupLimit, onRetry, json }
   }
 
   /**
@@ -355,6 +356,8 @@ export class Enqueuer {
       timeoutMs: template.timeoutMs,
       retry: template.retry,
       group: template.group,
+      groupLimit: template.groupLimit,
+      retrySkips: template.onRetry === 'skip',
       key: template.key,
       ephemeral: template.ephemeral,
       meta: template.meta,

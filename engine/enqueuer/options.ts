@@ -4,6 +4,7 @@
 import { EngineError } from '../base/errors.ts'
 import {
   DELAY_MS_MAX,
+  GROUP_LIMIT_MAX,
   MAX_ATTEMPTS_MAX,
   META_BYTES_MAX,
   NAME_CHARS_MAX,
@@ -30,8 +31,23 @@ export interface EnqueueOptions {
   /** Milliseconds one attempt may run; 0 means no limit. Default: the task's, else 30,000. */
   readonly timeoutMs?: number
   readonly retry?: RetryPolicy
-  /** Jobs of one group run one at a time, in order. */
+  /**
+   * Jobs of one group (of one queue) are started in order, by priority, then as they were enqueued; one at a time, or
+   * `groupLimit`. Default: the task's, else none.
+   */
   readonly group?: string
+  /**
+   * How many jobs of the group may be held (claimed, running, waiting for a retry) while this one is, on all nodes
+   * together: 1 to 1,000. Where jobs of a group name different limits, the smallest among those that are held and the
+   * next one counts; so a job with a limit of 1 is always alone. Default: the task's, else 1.
+   */
+  readonly groupLimit?: number
+  /**
+   * What the group does while this job waits for a retry: 'block' (default) waits with it; 'skip' goes on with the next,
+   * and the job takes its turn again when it is due, behind those of its priority that wait by then. Default: the
+   * task's, else 'block'.
+   */
+  readonly onRetry?: 'block' | 'skip'
   /** At most one unfinished job of a queue has a given key. */
   readonly idempotencyKey?: string
   /** What a taken key means: 'reject' (default) throws DUPLICATE_TASK; 'ignore' answers the existing job's id. */
@@ -47,6 +63,15 @@ export interface EnqueueOptions {
   readonly client?: ForeignClient
 }
 
+/** What a task says for enqueues that do not. */
+export interface TaskDefaults {
+  readonly queue?: string
+  readonly maxAttempts?: number
+  readonly group?: string | null
+  readonly groupLimit?: number | null
+  readonly onRetry?: 'block' | 'skip'
+}
+
 /** What jobs of one chunk share; compared field by field. */
 export interface Template {
   readonly task: string
@@ -58,6 +83,8 @@ export interface Template {
   readonly timeoutMs: number | null
   readonly retry: string | null
   readonly group: string | null
+  readonly groupLimit: number | null
+  readonly onRetry: 'block' | 'skip'
   readonly key: string | null
   readonly ephemeral: boolean
   readonly meta: string | null
@@ -68,7 +95,7 @@ const HALF_PAIR = /\p{Surrogate}/u
 export function checkedTemplate(
   task: string,
   options: EnqueueOptions,
-  defaults: { queue?: string; maxAttempts?: number },
+  defaults: TaskDefaults,
   trace: Readonly<Record<string, Json>> | null,
   nowMs: number,
 ): Template {
@@ -108,6 +135,16 @@ export function checkedTemplate(
     refuse('onDuplicate', "'reject' or 'ignore'", options.onDuplicate)
   if (options.ephemeral !== undefined && typeof options.ephemeral !== 'boolean')
     refuse('ephemeral', 'true or false', options.ephemeral)
+  const group = options.group === undefined ? (defaults.group ?? null) : name('group', options.group)
+  for (const field of ['groupLimit', 'onRetry'] as const)
+    if (group === null && options[field] !== undefined)
+      refuse(field, 'left out where there is no group', options[field])
+  if (options.onRetry !== undefined && options.onRetry !== 'block' && options.onRetry !== 'skip')
+    refuse('onRetry', "'block' or 'skip'", options.onRetry)
+  const groupLimit =
+    options.groupLimit === undefined
+      ? (defaults.groupLimit ?? null)
+      : whole('groupLimit', options.groupLimit, 1, GROUP_LIMIT_MAX)
   return {
     task: name('task', task),
     queue: name('queue', options.queue ?? defaults.queue ?? 'default'),
@@ -120,7 +157,9 @@ export function checkedTemplate(
         : whole('maxAttempts', options.maxAttempts, 1, MAX_ATTEMPTS_MAX),
     timeoutMs: options.timeoutMs === undefined ? null : whole('timeoutMs', options.timeoutMs, 0, 2 ** 31 - 1),
     retry: options.retry === undefined ? null : retryText(options.retry),
-    group: options.group === undefined ? null : name('group', options.group),
+    group,
+    groupLimit: group === null ? null : groupLimit,
+    onRetry: group === null ? 'block' : (options.onRetry ?? defaults.onRetry ?? 'block'),
     key: options.idempotencyKey === undefined ? null : name('idempotencyKey', options.idempotencyKey),
     ephemeral: options.ephemeral ?? false,
     meta: options.meta === undefined && trace === null ? null : metaText(options.meta, trace),
@@ -137,6 +176,8 @@ const OPTION_NAMES: ReadonlySet<string> = new Set<keyof EnqueueOptions>([
   'timeoutMs',
   'retry',
   'group',
+  'groupLimit',
+  'onRetry',
   'idempotencyKey',
   'onDuplicate',
   'ephemeral',
@@ -203,6 +244,8 @@ export function same(a: Template, b: Template): boolean {
     a.timeoutMs === b.timeoutMs &&
     a.retry === b.retry &&
     a.group === b.group &&
+    a.groupLimit === b.groupLimit &&
+    a.onRetry === b.onRetry &&
     a.key === b.key &&
     a.ephemeral === b.ephemeral &&
     a.meta === b.meta

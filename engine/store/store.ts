@@ -250,7 +250,7 @@ export class Store {
     const narrow = chunks.every(isNarrow)
     const columns = narrow
       ? '(id, queue_id, task_id, priority, max_attempts, payload_bytes, payload)'
-      : '(id, queue_id, task_id, priority, max_attempts, payload_bytes, payload, run_at, expires_at, timeout_ms, ephemeral, group_key, key, retry, meta)'
+      : '(id, queue_id, task_id, priority, max_attempts, payload_bytes, payload, run_at, expires_at, timeout_ms, ephemeral, group_key, key, retry, meta, group_limit, retry_skips)'
     const bytes: number[] = []
     const keys = chunks
       .filter((chunk) => chunk.key !== null)
@@ -615,7 +615,7 @@ function* encodeJobs(chunks: readonly NewChunk[], narrow: boolean, bytesOfChunk:
   for (const chunk of chunks) {
     const before = out.payloadBytes
     for (let at = 0; at < chunk.count; at++) {
-      out.row(narrow ? 7 : 15)
+      out.row(narrow ? 7 : 17)
       out.int8(chunk.firstId + at)
       out.int4(chunk.queueId)
       out.int4(chunk.taskId)
@@ -628,6 +628,8 @@ function* encodeJobs(chunks: readonly NewChunk[], narrow: boolean, bytesOfChunk:
       chunk.timeoutMs === null ? out.null() : out.int4(chunk.timeoutMs)
       out.bool(chunk.ephemeral)
       for (const text of [chunk.group, chunk.key, chunk.retry, chunk.meta]) text === null ? out.null() : out.text(text)
+      chunk.groupLimit === null ? out.null() : out.int2(chunk.groupLimit)
+      chunk.retrySkips ? out.bool(true) : out.null()
     }
     bytesOfChunk.push(out.payloadBytes - before)
     if (out.length >= 192 * 1024) {
@@ -645,10 +647,12 @@ function chunksJson(chunks: readonly NewChunk[], withPayloads: boolean, bytes?: 
     let json = `{"f":${chunk.firstId},"c":${chunk.count},"q":${chunk.queueId},"t":${chunk.taskId},"p":${chunk.priority},"b":${size},"m":${chunk.maxAttempts}`
     if (chunk.runAtMs !== null) json += `,"r":${chunk.runAtMs}`
     if (chunk.group !== null) json += `,"g":${JSON.stringify(chunk.group)}`
+    if (chunk.groupLimit !== null) json += `,"l":${chunk.groupLimit}`
     if (withPayloads) {
       if (chunk.expiresAtMs !== null) json += `,"e":${chunk.expiresAtMs}`
       if (chunk.timeoutMs !== null) json += `,"o":${chunk.timeoutMs}`
       if (chunk.retry !== null) json += `,"y":${chunk.retry}`
+      if (chunk.retrySkips) json += ',"s":true'
       if (chunk.ephemeral) json += ',"x":true'
       if (chunk.meta !== null) json += `,"a":${chunk.meta}`
       if (chunk.key !== null) json += `,"k":${JSON.stringify(chunk.key)}`

@@ -140,6 +140,10 @@ export interface NewChunk {
   readonly timeoutMs: number | null
   readonly retry: string | null
   readonly group: string | null
+  /** Jobs of its group that may be held while one of these is; null: 1. */
+  readonly groupLimit: number | null
+  /** Its group goes on while one of these waits for a retry. */
+  readonly retrySkips: boolean
   /** A chunk with a key is a chunk of one. */
   readonly key: string | null
   readonly ephemeral: boolean

@@ -6,7 +6,7 @@
 //   - at most one holder committed: one completion per job, and it belongs to an execution that really took place,
 //     by the process that the result names;
 //   - no execution before its job was due;
-//   - in a group one at a time and in order: by priority, then as they were enqueued.
+//   - in a group one at a time, or never more than the smallest limit of those that run, and with a limit of one in order: by priority, then as they were enqueued.
 
 import assert from 'node:assert/strict'
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
@@ -22,6 +22,8 @@ export interface Acknowledged {
   /** Wall time at which the enqueue had been answered. */
   readonly atMs: number
   readonly group: string | null
+  /** Jobs of its group that may run while it does. */
+  readonly groupLimit: number
   readonly priority: number
   readonly runAtMs: number | null
   /** How it must end. */
@@ -46,6 +48,8 @@ export interface Verdict {
   /** Attempts that ended with their holder. */
   readonly lost: number
   readonly dead: number
+  /** Jobs of one group that ran at the same time, at most. */
+  readonly together: number
 }
 
 export interface CheckOptions {
@@ -83,7 +87,7 @@ export class History {
   /** An enqueue was answered. */
   acknowledge(id: number, facts: Partial<Omit<Acknowledged, 'id' | 'atMs'>> = {}): void {
     assert.ok(!this.#acknowledged.has(id), `job ${id} was acknowledged twice`)
-    const plain = { group: null, priority: 0, runAtMs: null, end: 'completed' } as const
+    const plain = { group: null, groupLimit: 1, priority: 0, runAtMs: null, end: 'completed' } as const
     this.#acknowledged.set(id, { ...plain, ...facts, id, atMs: systemClock.wallMs() })
   }
 
@@ -141,7 +145,7 @@ export class History {
     const dead = await this.#checkEnds(query, attempts)
     this.#checkRuns(executions, attempts, options.runsAreUnique ?? true)
     this.#checkTimes(executions)
-    this.#checkGroups(executions, attempts, options.orderedBeforeMs ?? Number.NEGATIVE_INFINITY)
+    const together = this.#checkGroups(executions, attempts, options.orderedBeforeMs ?? Number.NEGATIVE_INFINITY)
     const byJob = groupBy(executions, ({ jobId }) => jobId)
     return {
       jobs: this.#acknowledged.size,
@@ -149,6 +153,7 @@ export class History {
       again: [...byJob.values()].filter((all) => all.length > 1).length,
       lost: attempts.filter(({ outcome }) => outcome === 'lost').length,
       dead,
+      together,
     }
   }
 
@@ -217,17 +222,22 @@ export class History {
   }
 
   /** Executions that were fenced off do not count: theirs is the past of a holder that did not know it was over. */
-  #checkGroups(executions: readonly Execution[], attempts: readonly AttemptRow[], orderedBeforeMs: number): void {
+  #checkGroups(executions: readonly Execution[], attempts: readonly AttemptRow[], orderedBeforeMs: number): number {
     const reported = new Set(
       attempts.filter(({ outcome }) => outcome !== 'lost').map(({ job_id, run }) => `${job_id} ${run}`),
     )
+    let most = 0
     const grouped = executions.filter(({ jobId }) => this.#acknowledged.get(jobId)?.group != null)
     for (const [group, all] of groupBy(grouped, ({ jobId }) => this.#acknowledged.get(jobId)!.group)) {
       const counted = all.filter(({ jobId, run, endMs }) => reported.has(`${jobId} ${run}`) && Number.isFinite(endMs))
       counted.sort((a, b) => a.startMs - b.startMs || a.endMs - b.endMs)
-      for (let at = 1; at < counted.length; at++) {
-        const [a, b] = [counted[at - 1]!, counted[at]!]
-        assert.ok(b.startMs >= a.endMs, `group ${group}: jobs ${a.jobId} and ${b.jobId} ran at the same time`)
+      let running: Execution[] = []
+      for (const execution of counted) {
+        running = [...running.filter(({ endMs }) => endMs > execution.startMs), execution]
+        const limit = Math.min(...running.map(({ jobId }) => this.#acknowledged.get(jobId)!.groupLimit))
+        const ids = running.map(({ jobId }) => jobId).join(', ')
+        assert.ok(running.length <= limit, `group ${group}: jobs ${ids} ran at the same time, allowed are ${limit}`)
+        most = Math.max(most, running.length)
       }
       const order: Acknowledged[] = []
       for (const { jobId } of all.sort((a, b) => a.startMs - b.startMs)) {
@@ -241,6 +251,7 @@ export class History {
         `group ${group} ran out of order`,
       )
     }
+    return most
   }
 
   #places: Map<number, number> | null = null

@@ -75,6 +75,8 @@ export const PLAIN = {
   timeoutMs: null,
   retry: null,
   group: null,
+  groupLimit: null,
+  retrySkips: false,
   key: null,
   ephemeral: false,
   meta: null,

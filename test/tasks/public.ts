@@ -26,6 +26,16 @@ export const span = defineTask({
   },
 })
 
+/** Waits, two at a time, however many engines and seats there are. */
+export const pair = defineTask({
+  name: 'pair',
+  group: 'pairs',
+  groupLimit: 2,
+  onRetry: 'skip',
+  concurrency: 10,
+  run: span.run,
+})
+
 /** Fails in its first attempts. */
 export const flaky = defineTask({
   name: 'flaky',

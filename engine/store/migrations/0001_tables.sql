@@ -8,7 +8,7 @@
 --   attempt    one finished run: outcome, times, result or error    partitioned by job id, removed with its partition
 --   dead       a dead letter                                        deleted by requeue or purge
 --   key        an idempotency key that is taken                     deleted with the terminal outcome
---   hold       a group whose turn somebody has                      deleted with the terminal outcome
+--   hold       a seat of a group that a job has                     deleted with the terminal outcome
 --   running    a long attempt, visible while it runs                deleted with its lease
 --
 -- A job's state is where its row stands; nothing big is ever updated. In these files the word `millrace.` is replaced
@@ -78,15 +78,21 @@ create table millrace.job (
   key           text,
   retry         json,
   meta          json,
+  -- jobs of its group that may be held while it is; null: 1
+  group_limit   smallint,
+  -- its group goes on while it waits for a retry; null: false
+  retry_skips   boolean,
   primary key (id),
-  constraint job_limits check (id > 0 and id < 9007199254740992 and priority between -100 and 100 and max_attempts between 1 and 10000)
+  constraint job_limits check (id > 0 and id < 9007199254740992 and priority between -100 and 100 and max_attempts between 1 and 10000
+    and group_limit between 1 and 1000)
 ) partition by range (id);
 
 -- The attic: rows of spans that were dropped, and rows that come late.
 create table millrace.job_attic partition of millrace.job default;
 
 -- A chunk: ids first_id .. first_id + count - 1 share queue, task, rank, due time, options, attempt, run and rescues.
--- count 0 is a ticket: it names no job, it asks for the next job of its group (see blocked).
+-- count 0 is a ticket: it names no job, it asks for the next jobs of its group (see blocked); its first_id is a number
+-- below zero that nothing else has, so that it never stands in a job's way.
 -- A row with a group and count 1 is a job that already has its group's turn.
 create table millrace.ready (
   first_id  bigint primary key,
@@ -137,16 +143,22 @@ create table millrace.blocked (
   attempt   smallint not null check (attempt >= 1),
   run       smallint not null check (run >= 1),
   rescues   smallint not null check (rescues >= 0),
-  group_key text not null
+  group_key text not null,
+  group_limit smallint not null default 1
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 create index blocked_order on millrace.blocked (queue_id, group_key, rank, seq);
 
+-- Who has the turn of a group. A job with a limit of 1 finds no other here and takes seat 0; with a limit of n it takes the
+-- lowest seat that is free, and is one of at most n. What holds is the smallest limit of those that are held.
 create table millrace.hold (
-  queue_id  int not null,
-  group_key text not null,
-  job_id    bigint not null,
-  since     timestamptz not null default now(),
-  primary key (queue_id, group_key)
+  queue_id    int not null,
+  group_key   text not null,
+  job_id      bigint not null,
+  seat        smallint not null,
+  group_limit smallint not null,
+  since       timestamptz not null default now(),
+  primary key (queue_id, group_key, seat),
+  check (seat >= 0 and seat < group_limit)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
 create type millrace.chunk as (

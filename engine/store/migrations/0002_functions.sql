@@ -61,7 +61,7 @@ create function millrace.group_lock(p_queue int, p_group text) returns bigint la
 $$;
 
 -- Puts chunks in their place after their job rows were written: ready, scheduled, or behind their group.
--- p_chunks: [{f first id, c count, q queue id, t task id, p priority, r run at (ms, null now), b bytes, g group}]
+-- p_chunks: [{f first id, c count, q queue id, t task id, p priority, r run at (ms, null now), b bytes, g group, l its limit}]
 -- p_plain: no chunk has a run_at or a group.
 create function millrace.place_chunks(p_chunks json, p_plain boolean) returns void language plpgsql as $$
 declare v_now timestamptz := clock_timestamp();
@@ -80,15 +80,16 @@ begin
   join millrace.queue q on q.id = c.q
   where c.r is not null and to_timestamp(c.r / 1000.0) > v_now;
 
-  insert into millrace.blocked (job_id, rank, due_at, queue_id, task_id, bytes, attempt, run, rescues, group_key)
-  select c.f, millrace.rank_of(q.ageing_ms, c.p, v_now), v_now, c.q, c.t, c.b, 1, 1, 0, c.g
-  from json_to_recordset(p_chunks) as c(f bigint, c int, q int, t int, p int, r float8, b bigint, g text)
+  insert into millrace.blocked (job_id, rank, due_at, queue_id, task_id, bytes, attempt, run, rescues, group_key, group_limit)
+  select c.f, millrace.rank_of(q.ageing_ms, c.p, v_now), v_now, c.q, c.t, c.b, 1, 1, 0, c.g, coalesce(c.l, 1)
+  from json_to_recordset(p_chunks) as c(f bigint, c int, q int, t int, p int, r float8, b bigint, g text, l int)
   join millrace.queue q on q.id = c.q
   where c.g is not null and (c.r is null or to_timestamp(c.r / 1000.0) <= v_now)
   order by c.f;
 
   insert into millrace.ready (first_id, rank, due_at, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
-  select c.f, millrace.rank_of(q.ageing_ms, c.p, v_now), v_now, c.q, c.t, c.b, case when c.g is null then c.c else 0 end, 1, 1, 0, c.g
+  select case when c.g is null then c.f else -nextval('millrace.ready_seq_seq') end,
+    millrace.rank_of(q.ageing_ms, c.p, v_now), v_now, c.q, c.t, c.b, case when c.g is null then c.c else 0 end, 1, 1, 0, c.g
   from json_to_recordset(p_chunks) as c(f bigint, c int, q int, t int, p int, r float8, b bigint, g text)
   join millrace.queue q on q.id = c.q
   where c.r is null or to_timestamp(c.r / 1000.0) <= v_now
@@ -122,7 +123,8 @@ begin
 end $$;
 
 -- Enqueues chunks in one statement; also inside a caller's transaction, which a duplicate key never poisons.
--- p_chunks: as place_chunks plus {e expires at (ms), m max attempts, o timeout ms, y retry, x ephemeral, a meta, k key, d [payload ...]}
+-- p_chunks: as place_chunks plus {e expires at (ms), m max attempts, o timeout ms, y retry, s its group goes on meanwhile, x ephemeral,
+--   a meta, k key, d [payload ...]}
 -- p_all_or_nothing: one duplicate key refuses everything. Answers the duplicates.
 create function millrace.enqueue_chunks(p_chunks json, p_plain boolean, p_keyed boolean, p_all_or_nothing boolean)
 returns table (first_id bigint, held_by bigint) language plpgsql
@@ -150,10 +152,11 @@ begin
   end if;
   if v_chunks is not null then
     insert into millrace.job (id, created_at, run_at, expires_at, queue_id, task_id, payload_bytes, timeout_ms, priority,
-      max_attempts, ephemeral, payload, group_key, key, retry, meta)
+      max_attempts, ephemeral, payload, group_key, key, retry, meta, group_limit, retry_skips)
     select c.f + d.ord - 1, clock_timestamp(), to_timestamp(c.r / 1000.0), to_timestamp(c.e / 1000.0), c.q, c.t, octet_length(d.payload::text), c.o, c.p,
-      c.m, coalesce(c.x, false), d.payload, c.g, c.k, c.y, c.a
-    from json_to_recordset(v_chunks) as c(f bigint, c int, q int, t int, p int, r float8, e float8, m int, o int, y json, x boolean, a json, g text, k text, d json)
+      c.m, coalesce(c.x, false), d.payload, c.g, c.k, c.y, c.a, c.l, c.s
+    from json_to_recordset(v_chunks) as c(f bigint, c int, q int, t int, p int, r float8, e float8, m int, o int, y json, x boolean, a json, g text, k text, d json,
+      l int, s boolean)
     cross join lateral json_array_elements(c.d) with ordinality as d(payload, ord);
     perform millrace.place_chunks(v_chunks, p_plain);
   end if;
@@ -211,7 +214,9 @@ create function millrace.enqueue(
   idempotency_key text default null,
   ephemeral boolean default false,
   meta json default null,
-  notify boolean default true
+  notify boolean default true,
+  group_limit int default null,
+  on_retry text default 'block'
 ) returns bigint language plpgsql as $$
 declare
   v_id bigint;
@@ -225,6 +230,11 @@ begin
   if timeout_ms < 0 then raise exception 'timeout_ms must not be negative, got %', timeout_ms using errcode = 'MR400'; end if;
   if expires_at < run_at then raise exception 'expires_at must not be before run_at' using errcode = 'MR400'; end if;
   if length(group_key) not between 1 and 255 then raise exception 'group_key must have 1 to 255 characters' using errcode = 'MR400'; end if;
+  if group_limit not between 1 and 1000 then raise exception 'group_limit must be from 1 to 1000, got %', group_limit using errcode = 'MR400'; end if;
+  if on_retry is null or on_retry not in ('block', 'skip') then raise exception 'on_retry must be block or skip, got %', on_retry using errcode = 'MR400'; end if;
+  if group_key is null and (group_limit is not null or on_retry <> 'block') then
+    raise exception 'group_limit and on_retry must be left out without group_key' using errcode = 'MR400';
+  end if;
   if length(idempotency_key) not between 1 and 255 then raise exception 'idempotency_key must have 1 to 255 characters' using errcode = 'MR400'; end if;
   payload := coalesce(payload, 'null'::json);
   if payload::text ~ '(^|[^\\])(\\\\)*\\u0000' then raise exception 'payload must not contain U+0000' using errcode = 'MR400'; end if;
@@ -235,7 +245,7 @@ begin
   select e.held_by into v_held from millrace.enqueue_chunks(json_build_array(json_build_object(
     'f', v_id, 'c', 1, 'q', v_queue, 't', millrace.task_id(task), 'p', priority,
     'r', extract(epoch from run_at) * 1000, 'e', extract(epoch from expires_at) * 1000, 'm', max_attempts, 'o', timeout_ms,
-    'x', ephemeral, 'a', meta, 'g', group_key, 'k', idempotency_key, 'b', octet_length(payload::text), 'd', json_build_array(payload))),
+    'x', ephemeral, 'a', meta, 'g', group_key, 'l', group_limit, 's', case when on_retry = 'skip' then true end, 'k', idempotency_key, 'b', octet_length(payload::text), 'd', json_build_array(payload))),
     run_at is null and group_key is null, idempotency_key is not null, false) e;
   if v_held is not null then return v_held; end if;
   if notify then perform pg_notify('millrace_@schema', 'q' || v_queue); end if;
@@ -261,7 +271,9 @@ declare
   v_bytes bigint := p_bytes;
   v_take int;
   v_gone bigint[];           -- ready rows that go whole, of this round
-  v_heads bigint[] := '{}';  -- blocked rows that got their group's turn
+  v_full text;               -- the group that was found full last: whoever lets go writes a new ticket
+  v_held int; v_limit int;   -- jobs of the group that are held, and the smallest limit of theirs
+  v_spent boolean;
   v_cut bigint; v_cut_by int; v_cut_bytes bigint;
   v_chunks millrace.chunk[] := '{}';
   v_dues timestamptz[] := '{}';
@@ -271,6 +283,7 @@ declare
 begin
   foreach v_queue in array p_queues loop
     continue when (select q.paused from millrace.queue q where q.id = v_queue);
+    v_full := null;
     loop
       v_before := v_room;
       v_gone := '{}';
@@ -282,31 +295,43 @@ begin
       loop
         exit when v_room <= 0 or (v_bytes <= 0 and cardinality(v_chunks) > 0);
         if r.count = 0 then
-          -- a ticket: is its group's turn free, and who is next?
-          continue when not pg_try_advisory_xact_lock(millrace.group_lock(v_queue, r.group_key));
-          -- held: whoever lets go writes a new ticket, and sees this job then, because it waits for our lock first
-          if not exists (select from millrace.hold x where x.queue_id = v_queue and x.group_key = r.group_key) then
-            select b.job_id, b.task_id, b.rank, b.seq, b.due_at, b.attempt, b.run, b.rescues, b.bytes into h
-            from millrace.blocked b where b.queue_id = v_queue and b.group_key = r.group_key
-            order by b.rank, b.seq limit 1;
-            if found and p_tasks is not null and h.task_id <> all (p_tasks) then
-              -- the next one is for somebody else: leave the ticket for those who know its task
-              update millrace.ready y set task_id = h.task_id where y.first_id = r.first_id;
-              continue;
-            end if;
-            -- somebody is taking it out just now (cancel, purge): the ticket waits for who is next then
-            if found then
-              perform from millrace.blocked b where b.job_id = h.job_id for update skip locked;
-              continue when not found;
-              insert into millrace.hold (queue_id, group_key, job_id) values (v_queue, r.group_key, h.job_id);
-              v_heads := v_heads || h.job_id;
+          -- a ticket: it is spent once its group is full, or nobody waits there
+          v_spent := r.group_key = v_full;
+          if v_spent is not true then
+            continue when not pg_try_advisory_xact_lock(millrace.group_lock(v_queue, r.group_key));
+            -- whoever lets go writes a new ticket, and sees these jobs then, because it waits for our lock first
+            select count(*), coalesce(min(x.group_limit), 1000) into v_held, v_limit
+            from millrace.hold x where x.queue_id = v_queue and x.group_key = r.group_key;
+            loop
+              v_spent := v_held >= v_limit;
+              if v_spent then v_full := r.group_key; end if;
+              exit when v_spent or v_room <= 0 or v_bytes <= 0 and cardinality(v_chunks) > 0;
+              select b.job_id, b.task_id, b.rank, b.seq, b.due_at, b.attempt, b.run, b.rescues, b.bytes, b.group_limit into h
+              from millrace.blocked b where b.queue_id = v_queue and b.group_key = r.group_key
+              order by b.rank, b.seq limit 1;
+              v_spent := not found or v_held >= h.group_limit;
+              exit when v_spent;
+              if p_tasks is not null and h.task_id <> all (p_tasks) then
+                -- the next one is for somebody else: leave the ticket for those who know its task
+                update millrace.ready y set task_id = h.task_id where y.first_id = r.first_id;
+                exit;
+              end if;
+              -- somebody is taking it out just now (cancel, purge): the ticket waits for who is next then
+              delete from millrace.blocked b where b.job_id = (select k.job_id from millrace.blocked k where k.job_id = h.job_id for update skip locked);
+              exit when not found;
+              insert into millrace.hold (queue_id, group_key, job_id, seat, group_limit)
+              values (v_queue, r.group_key, h.job_id, case when v_held = 0 then 0 else (
+                select min(w.seat) from generate_series(0, v_held) w(seat)
+                where not exists (select from millrace.hold x where x.queue_id = v_queue and x.group_key = r.group_key and x.seat = w.seat)) end, h.group_limit);
+              v_held := v_held + 1;
+              v_limit := least(v_limit, h.group_limit);
               v_chunks := v_chunks || row(h.job_id, 1, h.attempt, h.run, h.rescues, h.rank, h.seq)::millrace.chunk;
               v_dues := v_dues || h.due_at;
               v_room := v_room - 1;
               v_bytes := v_bytes - h.bytes;
-            end if;
+            end loop;
           end if;
-          v_gone := v_gone || r.first_id;
+          if v_spent then v_gone := v_gone || r.first_id; end if;
         else
           v_take := least(r.count, v_room);
           if r.bytes > v_bytes and r.count > 1 then
@@ -340,7 +365,6 @@ begin
   if v_cut is not null then
     update millrace.ready y set first_id = y.first_id + v_cut_by, count = y.count - v_cut_by, bytes = y.bytes - v_cut_bytes where y.first_id = v_cut;
   end if;
-  if cardinality(v_heads) > 0 then delete from millrace.blocked b where b.job_id = any (v_heads); end if;
   insert into millrace.lease (node_id, open, chunks) values (p_node, p_jobs - v_room, v_chunks) returning id into v_lease;
 
   return query
@@ -401,10 +425,19 @@ create function millrace.chunks_without(p_chunks millrace.chunk[], p_first bigin
   ) s
 $$;
 
+-- Writes a ticket for the first of a group, when somebody waits there.
+create function millrace.call_next(p_queue int, p_group text) returns void language plpgsql as $$
+begin
+  insert into millrace.ready (first_id, rank, due_at, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
+  select -nextval('millrace.ready_seq_seq'), h.rank, h.due_at, p_queue, h.task_id, 0, 0, 1, 1, 0, p_group
+  from (select b.rank, b.due_at, b.task_id from millrace.blocked b
+    where b.queue_id = p_queue and b.group_key = p_group order by b.rank, b.seq limit 1) h;
+end $$;
+
 -- Lets go of what finished jobs had: keys, their group's turn, and the rows of ephemeral jobs.
 create function millrace.let_go(p_keyed bigint[], p_grouped bigint[], p_ephemeral bigint[]) returns void language plpgsql
 set enable_hashjoin = off set enable_mergejoin = off as $$
-declare g record; h record;
+declare g record;
 begin
   if cardinality(p_keyed) > 0 then
     delete from millrace.key k using millrace.job j
@@ -416,14 +449,7 @@ begin
     loop
       perform pg_advisory_xact_lock(millrace.group_lock(g.queue_id, g.group_key));
       delete from millrace.hold x where x.queue_id = g.queue_id and x.group_key = g.group_key and x.job_id = g.id;
-      if found then
-        select b.job_id, b.rank, b.task_id, b.due_at into h from millrace.blocked b
-        where b.queue_id = g.queue_id and b.group_key = g.group_key order by b.rank, b.seq limit 1;
-        if found then
-          insert into millrace.ready (first_id, rank, due_at, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
-          values (h.job_id, h.rank, h.due_at, g.queue_id, h.task_id, 0, 0, 1, 1, 0, g.group_key) on conflict (first_id) do nothing;
-        end if;
-      end if;
+      if found then perform millrace.call_next(g.queue_id, g.group_key); end if;
     end loop;
   end if;
   if cardinality(p_ephemeral) > 0 then
@@ -438,13 +464,16 @@ end $$;
 --   running: [{l lease, j job, r run, n lane, t started ms, p progress}]}
 create function millrace.flush_rest(p_rest json) returns void language plpgsql
 set enable_hashjoin = off set enable_mergejoin = off as $$
-declare x record;
+declare x record; v_passed bigint[];
 begin
-  insert into millrace.scheduled (first_id, run_at, rank, queue_id, task_id, bytes, count, attempt, run, rescues, holds, group_key)
-  select t.j, clock_timestamp() + t.d * interval '1 ms', millrace.rank_of(q.ageing_ms, j.priority, clock_timestamp()), j.queue_id, j.task_id,
-    j.payload_bytes, 1, t.a, t.r, t.s, j.group_key is not null, j.group_key
-  from json_to_recordset(p_rest -> 'retries') as t(j bigint, d float8, a int, r int, s int)
-  join millrace.job j on j.id = t.j join millrace.queue q on q.id = j.queue_id;
+  with retried as (
+    insert into millrace.scheduled (first_id, run_at, rank, queue_id, task_id, bytes, count, attempt, run, rescues, holds, group_key)
+    select t.j, clock_timestamp() + t.d * interval '1 ms', millrace.rank_of(q.ageing_ms, j.priority, clock_timestamp()), j.queue_id, j.task_id,
+      j.payload_bytes, 1, t.a, t.r, t.s, j.group_key is not null and j.retry_skips is not true, j.group_key
+    from json_to_recordset(p_rest -> 'retries') as t(j bigint, d float8, a int, r int, s int)
+    join millrace.job j on j.id = t.j join millrace.queue q on q.id = j.queue_id
+    returning first_id, holds, group_key
+  ) select array_agg(r.first_id) into v_passed from retried r where r.group_key is not null and not r.holds;
 
   insert into millrace.dead (job_id, queue_id, task_id, attempts, run, code, reason)
   select t.j, j.queue_id, j.task_id, t.a, t.r, t.c, t.e
@@ -470,7 +499,7 @@ begin
 
   perform millrace.let_go(
     (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'keyed') v),
-    (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'grouped') v),
+    (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'grouped') v) || v_passed,
     (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'ephemeral') v));
 end $$;
 
@@ -528,12 +557,15 @@ begin
     where s.ctid = any (array(select d.ctid from millrace.scheduled d where d.run_at <= clock_timestamp() order by d.run_at limit p_limit for update skip locked))
     returning s.*
   ), waits as (
-    insert into millrace.blocked (job_id, rank, due_at, queue_id, task_id, bytes, attempt, run, rescues, group_key)
-    select first_id, rank, run_at, queue_id, task_id, bytes, attempt, run, rescues, group_key from due where group_key is not null and not holds
+    insert into millrace.blocked (job_id, rank, due_at, queue_id, task_id, bytes, attempt, run, rescues, group_key, group_limit)
+    select first_id, rank, run_at, queue_id, task_id, bytes, attempt, run, rescues, group_key,
+      coalesce((select j.group_limit from millrace.job j where j.id = first_id), 1)
+    from due where group_key is not null and not holds
     order by run_at, first_id
   ), runs as (
     insert into millrace.ready (first_id, rank, due_at, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
-    select first_id, rank, run_at, queue_id, task_id, bytes, case when group_key is not null and not holds then 0 else count end, attempt, run, rescues, group_key
+    select case when group_key is not null and not holds then -nextval('millrace.ready_seq_seq') else first_id end, rank, run_at, queue_id, task_id, bytes,
+      case when group_key is not null and not holds then 0 else count end, attempt, run, rescues, group_key
     from due order by run_at, first_id
   )
   select count(*)::int, array_agg(distinct queue_id) into v_moved, v_queues from due;
@@ -667,6 +699,7 @@ begin
       delete from millrace.blocked y where y.job_id = p_job returning y.* into b;
       if found then
         v_run := b.run; v_attempt := b.attempt;
+        perform millrace.call_next(b.queue_id, b.group_key); -- those behind it may have a larger limit than it had
       elsif exists (
         select from millrace.lease l cross join lateral unnest(l.chunks) c
         where p_job >= c.first_id and p_job < c.first_id + c.count
@@ -693,7 +726,7 @@ set enable_hashjoin = off set enable_mergejoin = off as $$
 declare d record; v_held bigint; v_nth int := 0;
 begin
   for d in
-    select x.job_id, x.run, j.queue_id, j.task_id, j.priority, j.payload_bytes, j.key, j.group_key, q.ageing_ms
+    select x.job_id, x.run, j.queue_id, j.task_id, j.priority, j.payload_bytes, j.key, j.group_key, coalesce(j.group_limit, 1) as group_limit, q.ageing_ms
     from millrace.dead x join millrace.job j on j.id = x.job_id join millrace.queue q on q.id = j.queue_id
     where x.job_id = any (p_jobs) order by x.job_id for update of x
   loop
@@ -710,11 +743,13 @@ begin
           millrace.rank_of(d.ageing_ms, d.priority, clock_timestamp()), d.queue_id, d.task_id, d.payload_bytes, 1, 1, d.run + 1, 0, d.group_key);
       else
         if d.group_key is not null then
-          insert into millrace.blocked (job_id, rank, queue_id, task_id, bytes, attempt, run, rescues, group_key)
-          values (d.job_id, millrace.rank_of(d.ageing_ms, d.priority, clock_timestamp()), d.queue_id, d.task_id, d.payload_bytes, 1, d.run + 1, 0, d.group_key);
+          insert into millrace.blocked (job_id, rank, queue_id, task_id, bytes, attempt, run, rescues, group_key, group_limit)
+          values (d.job_id, millrace.rank_of(d.ageing_ms, d.priority, clock_timestamp()), d.queue_id, d.task_id, d.payload_bytes, 1, d.run + 1, 0,
+            d.group_key, d.group_limit);
         end if;
         insert into millrace.ready (first_id, rank, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
-        values (d.job_id, millrace.rank_of(d.ageing_ms, d.priority, clock_timestamp()), d.queue_id, d.task_id, d.payload_bytes,
+        values (case when d.group_key is null then d.job_id else -nextval('millrace.ready_seq_seq') end,
+          millrace.rank_of(d.ageing_ms, d.priority, clock_timestamp()), d.queue_id, d.task_id, d.payload_bytes,
           case when d.group_key is null then 1 else 0 end, 1, d.run + 1, 0, d.group_key);
       end if;
     end if;

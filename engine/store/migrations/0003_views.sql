@@ -6,8 +6,13 @@ select j.id, t.name as task, q.name as queue,
     when r.first_id is not null then 'queued'
     when s.first_id is not null then case when s.run > 1 then 'retrying' else 'scheduled' end
     when b.job_id is not null then
-      case when exists (select from millrace.hold h where h.queue_id = b.queue_id and h.group_key = b.group_key)
-        or exists (select from millrace.blocked e where e.queue_id = b.queue_id and e.group_key = b.group_key and (e.rank, e.seq) < (b.rank, b.seq))
+      -- as if all of its group had its limit
+      case when (
+        select count(*) from (
+          select from millrace.hold h where h.queue_id = b.queue_id and h.group_key = b.group_key
+          union all
+          select from (select from millrace.blocked e where e.queue_id = b.queue_id and e.group_key = b.group_key and (e.rank, e.seq) < (b.rank, b.seq)
+            limit b.group_limit) w) before) >= b.group_limit
       then 'blocked' else 'queued' end
     when d.job_id is not null then case when d.code = 'TASK_EXPIRED' then 'expired' else 'failed' end
     when l.lease_id is not null and (a.run is null or a.run < l.run) then
@@ -72,9 +77,12 @@ left join (
   select queue_id, coalesce(sum(count) filter (where run = 1), 0)::bigint as first, coalesce(sum(count) filter (where run > 1), 0)::bigint as again
   from millrace.scheduled group by queue_id) s on s.queue_id = q.id
 left join (
-  select x.queue_id, count(*)::bigint as jobs, min(x.due_at) as oldest,
-    count(distinct x.group_key) filter (where not exists (select from millrace.hold h where h.queue_id = x.queue_id and h.group_key = x.group_key))::bigint as turns
-  from millrace.blocked x group by x.queue_id) b on b.queue_id = q.id
+  select w.queue_id, sum(w.jobs)::bigint as jobs, min(w.oldest) as oldest, sum(least(w.jobs, greatest(0, w.seats - w.held)))::bigint as turns
+  from (
+    select x.queue_id, count(*) as jobs, min(x.due_at) as oldest, max(x.group_limit) as seats,
+      (select count(*) from millrace.hold h where h.queue_id = x.queue_id and h.group_key = x.group_key) as held
+    from millrace.blocked x group by x.queue_id, x.group_key) w
+  group by w.queue_id) b on b.queue_id = q.id
 left join (
   select j.queue_id, sum(c.count - f.done)::bigint as jobs
   from millrace.lease x cross join lateral unnest(x.chunks) c

@@ -16,7 +16,7 @@ create table millrace.schedule (
   cron             text not null check (length(cron) between 1 and 255),
   time_zone        text not null default 'UTC' check (length(time_zone) between 1 and 64),
   payload          json not null default '{}',
-  -- {priority, maxAttempts, timeoutMs, group, retry, ephemeral, meta}
+  -- {priority, maxAttempts, timeoutMs, group, groupLimit, onRetry, retry, ephemeral, meta}
   options          json not null default '{}',
   starts_at        timestamptz,
   ends_at          timestamptz,
@@ -140,22 +140,24 @@ begin
     raise exception 'an occurrence was decided by somebody without the lock of its schedule' using errcode = '40001';
   end if;
 
-  insert into millrace.job (id, created_at, run_at, queue_id, task_id, payload_bytes, timeout_ms, priority, max_attempts, ephemeral, payload, group_key, retry, meta)
+  insert into millrace.job (id, created_at, run_at, queue_id, task_id, payload_bytes, timeout_ms, priority, max_attempts, ephemeral, payload, group_key, retry,
+    group_limit, retry_skips, meta)
   select f.job_id, v_now, f.due_at, s.queue_id, s.task_id, octet_length(s.payload::text), (s.options ->> 'timeoutMs')::int,
     coalesce((s.options ->> 'priority')::int, 0), coalesce((s.options ->> 'maxAttempts')::int, 3), coalesce((s.options ->> 'ephemeral')::boolean, false),
-    s.payload, f.group_key, s.options -> 'retry',
+    s.payload, f.group_key, s.options -> 'retry', (s.options ->> 'groupLimit')::int, case when s.options ->> 'onRetry' = 'skip' then true end,
     coalesce((s.options -> 'meta')::jsonb, '{}') || jsonb_build_object('schedule', s.id, 'scheduledAt', to_char(f.scheduled_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'))
   from unnest(v_all) f join millrace.schedule s on s.id = f.schedule_id
   where f.job_id is not null order by f.job_id;
 
-  insert into millrace.blocked (job_id, rank, due_at, queue_id, task_id, bytes, attempt, run, rescues, group_key)
+  insert into millrace.blocked (job_id, rank, due_at, queue_id, task_id, bytes, attempt, run, rescues, group_key, group_limit)
   select f.job_id, millrace.rank_of(q.ageing_ms, coalesce((s.options ->> 'priority')::int, 0), v_now), f.due_at, s.queue_id, s.task_id,
-    octet_length(s.payload::text), 1, 1, 0, f.group_key
+    octet_length(s.payload::text), 1, 1, 0, f.group_key, coalesce((s.options ->> 'groupLimit')::int, 1)
   from unnest(v_all) f join millrace.schedule s on s.id = f.schedule_id join millrace.queue q on q.id = s.queue_id
   where f.job_id is not null and f.group_key is not null order by f.due_at, f.job_id;
 
   insert into millrace.ready (first_id, rank, due_at, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
-  select f.job_id, millrace.rank_of(q.ageing_ms, coalesce((s.options ->> 'priority')::int, 0), v_now), f.due_at, s.queue_id, s.task_id,
+  select case when f.group_key is null then f.job_id else -nextval('millrace.ready_seq_seq') end,
+    millrace.rank_of(q.ageing_ms, coalesce((s.options ->> 'priority')::int, 0), v_now), f.due_at, s.queue_id, s.task_id,
     octet_length(s.payload::text), case when f.group_key is null then 1 else 0 end, 1, 1, 0, f.group_key
   from unnest(v_all) f join millrace.schedule s on s.id = f.schedule_id join millrace.queue q on q.id = s.queue_id
   where f.job_id is not null order by f.due_at, f.job_id;

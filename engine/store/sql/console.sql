@@ -27,9 +27,11 @@ cross join lateral (
   select coalesce(sum(x.count) filter (where x.run = 1), 0) as first, coalesce(sum(x.count) filter (where x.run > 1), 0) as again
   from millrace.scheduled x where x.queue_id = q.id) s
 cross join lateral (
-  select count(*) as jobs, min(x.due_at) as oldest, count(distinct x.group_key) filter (
-    where not exists (select from millrace.hold h where h.queue_id = x.queue_id and h.group_key = x.group_key)) as turns
-  from millrace.blocked x where x.queue_id = q.id) b
+  select coalesce(sum(w.jobs), 0) as jobs, min(w.oldest) as oldest, coalesce(sum(least(w.jobs, greatest(0, w.seats - w.held))), 0) as turns
+  from (
+    select count(*) as jobs, min(x.due_at) as oldest, max(x.group_limit) as seats,
+      (select count(*) from millrace.hold h where h.queue_id = q.id and h.group_key = x.group_key) as held
+    from millrace.blocked x where x.queue_id = q.id group by x.group_key) w) b
 cross join lateral (
   select coalesce(sum(c.count - f.done), 0) as jobs
   from millrace.lease x cross join lateral unnest(x.chunks) c

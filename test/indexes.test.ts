@@ -59,7 +59,7 @@ async function fill(): Promise<void> {
   await run(`insert into millrace.blocked (job_id, rank, queue_id, task_id, bytes, attempt, run, rescues, group_key)
     select i, 0, ${q}, 8, 1, 1, 0, 'g' || i % 1000 from generate_series(170001, 180000) i`)
   await run(
-    `insert into millrace.hold (queue_id, group_key, job_id) select ${it.queueId}, 'g' || i, i from generate_series(0, 999) i`,
+    `insert into millrace.hold (queue_id, group_key, job_id, seat, group_limit) select ${it.queueId}, 'g' || i, i, 0, 1 from generate_series(0, 999) i`,
   )
   await run(`insert into millrace.dead (job_id, queue_id, task_id, attempts, run, code, reason)
     select i, ${q}, 3, 3, 'X', '{}' from generate_series(180001, 185000) i`)
@@ -256,7 +256,7 @@ test('[PC-062] [PC-063] what may be there once is unique by an index', async () 
     'blocked(job_id)',
     'dead(job_id)',
     'key(queue_id,key)',
-    'hold(queue_id,group_key)',
+    'hold(queue_id,group_key,seat)',
     'running(job_id)',
     'queue(name)',
     'task(name)',

@@ -598,7 +598,7 @@ test('tasks are found in default exports, named exports and arrays, with their d
   const { urls, remove } = writeModules({
     one: `
       export default defineTask({ name: 'd', run() {} })
-      const n = defineTask({ name: 'n', run() {}, queue: 'mail', maxAttempts: 9, timeoutMs: 0, graceMs: 7, heartbeatMs: 50,
+      const n = defineTask({ name: 'n', run() {}, queue: 'mail', maxAttempts: 9, group: 'sends', groupLimit: 5, onRetry: 'skip', timeoutMs: 0, graceMs: 7, heartbeatMs: 50,
         concurrency: 4, inline: true, retry: { kind: 'none' } })
       export { n, n as again }
       export const list = [defineTask({ name: 'a1', run() {} }), defineTask({ name: 'a2', run() {} }), n]
@@ -615,6 +615,9 @@ test('tasks are found in default exports, named exports and arrays, with their d
     file: one,
     queue: 'default',
     maxAttempts: 3,
+    group: null,
+    groupLimit: null,
+    onRetry: 'block',
     timeoutMs: 30_000,
     graceMs: 5_000,
     heartbeatMs: null,
@@ -627,6 +630,9 @@ test('tasks are found in default exports, named exports and arrays, with their d
     file: one,
     queue: 'mail',
     maxAttempts: 9,
+    group: 'sends',
+    groupLimit: 5,
+    onRetry: 'skip',
     timeoutMs: 0,
     graceMs: 7,
     heartbeatMs: 50,

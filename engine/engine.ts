@@ -246,6 +246,7 @@ class MillraceEngine extends Access {
           jobs.map(({ chunk, jobId }) => ({ leaseId: chunk.leaseId, jobId, run: chunk.run, lane: -1 })),
         ),
       settled: () => this.#syncer.flush(),
+      hurry: () => this.#syncer.requestFlush(),
       onRoom: () => this.#claimer.room(),
       onShutdown: (reason) => this.#stopItself(reason),
       onJobLog: (chunk, jobId, bytes, start, end) => this.#jobLog(chunk.task, jobId, bytes, start, end),

@@ -83,6 +83,31 @@ test('a policy given with the job counts more than the one of its task', () => {
   assert.equal(bench.outcomes.of('failed')[0]!.delayMs, 77)
 })
 
+test('the end of a job of a group is written at once when nothing else waits here, that of others in company', () => {
+  let hurries = 0
+  const bench = schedulerBench({ lanes: 1, needs: { hurry: () => hurries++ } })
+  runOne(bench)
+  bench.lanes.complete(0, 1)
+  loop(bench)
+  assert.equal(hurries, 0)
+  // tasks of unknown length go one at a time: of three jobs one is with the lane, and then two wait, one, none
+  bench.scheduler.setTasks([task('a'), task('b'), task('c')])
+  bench.scheduler.arrive([
+    chunk(2, 1, { task: 'a', group: 'g' }),
+    chunk(3, 1, { task: 'b' }),
+    chunk(4, 1, { task: 'c' }),
+  ])
+  const seen: number[] = []
+  for (const jobId of [2, 3, 4]) {
+    bench.settle()
+    bench.lanes.take(0)
+    bench.lanes.complete(0, jobId, 100)
+    loop(bench)
+    seen.push(hurries)
+  }
+  assert.deepEqual(seen, [0, 1, 1])
+})
+
 test('a report about a slot that has changed hands is counted and changes nothing', () => {
   const bench = schedulerBench({ lanes: 1 })
   runOne(bench)

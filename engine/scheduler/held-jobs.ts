@@ -71,6 +71,8 @@ export class HeldJobs {
   readonly #tasks = new Map<string, TaskState>()
   readonly #needs: SchedulerNeeds
   #prerunJobs = 0
+  /** A job of a group has left, and the next of it may wait for that to be written. Written here and by the scheduler. */
+  turnEnded = false
   /** Called with a job's id and last state when it leaves. */
   onEnd: ((jobId: number, state: number) => void) | null = null
 
@@ -195,6 +197,7 @@ export class HeldJobs {
     if (this.cancellations.size > 0) this.cancellations.delete(slot)
     if (this.progress.size > 0) this.progress.delete(slot)
     const state = slots.state[slot]!
+    if (holding.chunk.group !== null) this.turnEnded = true
     slots.free(slot)
     this.onEnd?.(jobId, state)
   }

@@ -35,6 +35,8 @@ export interface SchedulerNeeds {
   markRunning(jobs: readonly MarkedJob[]): Promise<void>
   /** Resolves when every outcome that was handed over before is written. */
   settled?(): Promise<void>
+  /** Outcomes that were handed over should be written now: somebody waits for them, and nothing else is left to do. */
+  hurry?(): void
   /** wanted() has grown from nothing, or by a lot: a good moment to claim. */
   onRoom(): void
   /** The message `shutdown` came, or the loop cannot go on: stop the engine. */

@@ -355,6 +355,7 @@ export class Scheduler {
       this.#needs.onShutdown?.(messageOf(error))
     }
     this.#answer()
+    this.#passTurns()
     this.#tellRoom()
     if (this.#idleWaiters.size > 0 && this.#jobs.outstanding === 0) for (const tell of this.#idleWaiters) tell()
     const { lanes, inbox } = this.#needs
@@ -373,6 +374,14 @@ export class Scheduler {
     this.#timer?.cancel()
     this.#timerAtMs = atMs
     this.#timer = this.#needs.clock.after(waitMs, this.#timedRun)
+  }
+
+  /** While other work waits here, flushes in company cost less; without it the lanes would idle until the next of a group. */
+  #passTurns(): void {
+    const jobs = this.#jobs
+    if (!jobs.turnEnded || jobs.pending.size > 0) return
+    jobs.turnEnded = false
+    this.#needs.hurry?.()
   }
 
   #tellRoom(): void {

@@ -42,6 +42,7 @@ export function handScheduler(options: HandOptions = {}): HandScheduler {
   }
   const outcomes: Outcomes = {
     hasRoom: () => true,
+    doubt: () => {},
     completed: count,
     failed: count,
     cancelled: count,

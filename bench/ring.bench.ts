@@ -69,6 +69,7 @@ async function reports(harness: Harness): Promise<Sample> {
       completed++
     },
     failed: () => {},
+    completing: () => {},
     heartbeat: () => {},
     progress: () => {},
     log: () => {},

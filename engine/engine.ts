@@ -30,8 +30,9 @@ import { Schedules } from './schedules.ts'
 import { backoffMs } from './store/connection.ts'
 import { Listener } from './store/listener.ts'
 import { RetentionStore } from './store/retention-store.ts'
+import { completeSql } from './store/statements.ts'
 import type { Store } from './store/store.ts'
-import type { ClaimedChunk, Flush } from './store/types.ts'
+import type { ClaimedChunk, DoubtItem, Flush } from './store/types.ts'
 import { Outbox } from './syncer/outbox.ts'
 import { Syncer } from './syncer/syncer.ts'
 import { findTaskFiles, type TaskFiles, type TaskSource } from './task-files.ts'
@@ -175,6 +176,7 @@ class MillraceEngine extends Access {
       ringBytes,
       ...(threadHeapMb > 0 ? { threadHeapMb } : {}),
       resultBytesMax,
+      completeSql: completeSql(this.settings.schema),
       loadTimeoutMs,
       recycleAfterJobs,
       clock: this.clock,
@@ -202,6 +204,7 @@ class MillraceEngine extends Access {
         flush: (flush) => this.#flush(flush),
         writeStats: async () => {},
         nodeId: () => this.#node.id,
+        onDoubtSettled: (doubt, committed) => this.#doubtSettled(doubt, committed),
         onStale: (leases, dropped) => log.warn({ leases: leases.slice(0, 20), dropped }, 'report.stale'),
         onFlushed: () => this.#checkIdle(),
         onRoom: () => this.#scheduler.wake(),
@@ -367,6 +370,14 @@ class MillraceEngine extends Access {
       }
       this.#rejoining = false
     })()
+  }
+
+  /** It is known by now whether a handler's own transaction completed its job. */
+  #doubtSettled(doubt: DoubtItem, committed: boolean): void {
+    this.#scheduler.doubtSettled(doubt, committed)
+    const { jobId, run, said } = doubt
+    if (committed && said !== null) this.log.warn({ job: jobId, run, error: said }, 'job.ended_after_completion')
+    else if (!committed && said === null) this.log.warn({ job: jobId, run }, 'job.not_committed')
   }
 
   #stopItself(reason: string): void {

@@ -33,6 +33,7 @@ export type {
   UpcomingRow,
 } from './api.ts'
 export { EngineError, ERROR_CODES, type ErrorCode } from './base/errors.ts'
+export type { ForeignClient } from './base/foreign-client.ts'
 export type { Log, LogMethod } from './base/log.ts'
 export {
   defineTask,
@@ -48,4 +49,3 @@ export { createEngine, type EngineOptions } from './engine.ts'
 export type { Enqueued, EnqueuedMany, EnqueueItem } from './enqueuer/enqueuer.ts'
 export type { EnqueueOptions } from './enqueuer/options.ts'
 export type { MigrationReport } from './store/migrate.ts'
-export type { ForeignClient } from './store/store.ts'

@@ -21,7 +21,11 @@ export interface NodeNeeds {
   readonly store: {
     join(facts: NodeFacts): Promise<number>
     beat(nodeId: number, state: 'live' | 'quiet'): Promise<{ alive: boolean; silent: number[] }>
-    rescue(nodeId: number, rescuesMax: number, sure: boolean): Promise<{ reopened: number; buried: number } | null>
+    rescue(
+      nodeId: number,
+      rescuesMax: number,
+      sure: boolean,
+    ): Promise<{ reopened: number; buried: number; gone: boolean } | null>
     leave(nodeId: number): Promise<boolean>
     nodesOf(machine: string): Promise<{ id: number; pid: number }[]>
   }
@@ -182,7 +186,7 @@ export class Node {
     const { store, log } = this.#needs
     const done = await store.rescue(nodeId, this.#settings.rescuesMax, sure)
     if (!done) return
-    this.counts.rescuedNodes++
+    if (done.gone) this.counts.rescuedNodes++
     this.counts.rescuedJobs += done.reopened
     this.counts.poisoned += done.buried
     log.warn({ node: nodeId, reopened: done.reopened, poisoned: done.buried }, 'node.rescued')

@@ -15,7 +15,7 @@ import { fromKnex } from '../engine/adapters/knex.ts'
 import { fromKysely } from '../engine/adapters/kysely.ts'
 import { fromPostgres } from '../engine/adapters/postgres.ts'
 import { codeOf } from '../engine/base/errors.ts'
-import type { ForeignClient } from '../engine/index.ts'
+import { defineTask, type ForeignClient, type TaskContext } from '../engine/index.ts'
 import { type EngineBundle, withEngines } from './support/engine.ts'
 
 /** Runs work in one transaction of the library; an error of the work rolls back. */
@@ -23,7 +23,8 @@ type Transact = (work: (client: ForeignClient) => Promise<void>) => Promise<unkn
 
 const PAYLOAD = { text: `quotes ' " \\ ? $1 :name`, umlaut: 'ü', nested: [1, { a: null }] }
 
-async function proven({ client, query, until, engine, inState }: EngineBundle, transact: Transact): Promise<void> {
+async function proven(bundle: EngineBundle, transact: Transact): Promise<void> {
+  const { client, query, until, engine, inState } = bundle
   const jobs = async () => Number((await query('select count(*) as n from millrace.job'))[0]!.n)
   await engine({ pollMs: 60_000, pollMaxMs: 60_000 }) // what runs was announced by the commit
 
@@ -56,9 +57,37 @@ async function proven({ client, query, until, engine, inState }: EngineBundle, t
     await client.enqueue('nobody', 3, { client: within })
   })
   await until('the job after the refused one is there', async () => (await jobs()) === 7)
+  await completes(bundle, transact)
 }
 
-test('Kysely: the job comes with the commit, goes with the rollback, and a taken key spoils nothing', async () => {
+/** A handler completes its job within a transaction of the library: by its commit, and only by it. */
+async function completes({ client, query, engine, inState, until }: EngineBundle, transact: Transact): Promise<void> {
+  const codes: unknown[] = []
+  const task = defineTask({
+    name: 'complete-by-library',
+    queue: 'library',
+    inline: true,
+    retry: { kind: 'fixed', delayMs: 0 },
+    run: async (payload: unknown, ctx: TaskContext) => {
+      await transact(async (within) => {
+        await client.enqueue('nobody', ctx.attempt, { client: within, queue: 'nowhere' })
+        await ctx.complete(within, payload)
+        if (ctx.attempt === 1) throw new Error('changed my mind')
+      })
+      await transact((within) => ctx.complete(within)).catch((error) => codes.push(codeOf(error)))
+    },
+  })
+  await engine({ tasks: [task], queues: ['library'] })
+  const { id } = await client.enqueue('complete-by-library', PAYLOAD, { queue: 'library' })
+  const job = await inState(id, 'completed')
+  assert.deepEqual([job.result, job.attempt], [PAYLOAD, 2])
+  const written = await query('select payload from millrace.jobs where queue = $1', ['nowhere'])
+  assert.deepEqual(written, [{ payload: 2 }], 'what the first attempt had written went with it')
+  await until('the second call was refused', async () => codes.length > 0)
+  assert.deepEqual(codes, ['VALIDATION'], 'the refusal of a second call comes through the library')
+}
+
+test('Kysely: jobs come and are completed with the commit, and not with a rollback; a taken key spoils nothing', async () => {
   await withEngines(async (bundle) => {
     const db = new Kysely({ dialect: new PostgresDialect({ pool: new pg.Pool({ connectionString: bundle.url }) }) })
     try {
@@ -69,7 +98,7 @@ test('Kysely: the job comes with the commit, goes with the rollback, and a taken
   })
 })
 
-test('Knex: the job comes with the commit, goes with the rollback, and a taken key spoils nothing', async () => {
+test('Knex: jobs come and are completed with the commit, and not with a rollback; a taken key spoils nothing', async () => {
   await withEngines(async (bundle) => {
     const db = knex({ client: 'pg', connection: bundle.url })
     try {
@@ -80,7 +109,7 @@ test('Knex: the job comes with the commit, goes with the rollback, and a taken k
   })
 })
 
-test('Drizzle on node-postgres: the job comes with the commit, goes with the rollback, and a taken key spoils nothing', async () => {
+test('Drizzle on node-postgres: jobs come and are completed with the commit, and not with a rollback; a taken key spoils nothing', async () => {
   await withEngines(async (bundle) => {
     const pool = new pg.Pool({ connectionString: bundle.url })
     try {
@@ -92,7 +121,7 @@ test('Drizzle on node-postgres: the job comes with the commit, goes with the rol
   })
 })
 
-test('Drizzle on postgres.js: the job comes with the commit, goes with the rollback, and a taken key spoils nothing', async () => {
+test('Drizzle on postgres.js: jobs come and are completed with the commit, and not with a rollback; a taken key spoils nothing', async () => {
   await withEngines(async (bundle) => {
     const sql = postgres(bundle.url, { max: 2, onnotice() {} })
     try {
@@ -104,7 +133,7 @@ test('Drizzle on postgres.js: the job comes with the commit, goes with the rollb
   })
 })
 
-test('postgres.js: the job comes with the commit, goes with the rollback, and a taken key spoils nothing', async () => {
+test('postgres.js: jobs come and are completed with the commit, and not with a rollback; a taken key spoils nothing', async () => {
   await withEngines(async (bundle) => {
     const sql = postgres(bundle.url, { max: 2, onnotice() {} })
     try {

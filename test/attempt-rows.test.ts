@@ -3,7 +3,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { AttemptRows, jobIdOf, OUTCOME, type OutcomeByte, outcomeOf, withError } from '../engine/syncer/attempt-rows.ts'
+import { jobIdAt } from '../engine/store/attempt-json.ts'
+import { AttemptRows, OUTCOME, type OutcomeByte, outcomeOf, withError } from '../engine/syncer/attempt-rows.ts'
 
 interface Row {
   leaseId: number
@@ -140,7 +141,7 @@ test('memory that was handed out is left alone when the page is cleared as fresh
   const handed = rows.tuples
   rows.clear(true)
   rows.add(2, 2, 1, 1, OUTCOME.completed, 1, 0, 1, 2, new Uint8Array(0), 0, 0)
-  assert.equal(jobIdOf(handed, 0), 1)
+  assert.equal(jobIdAt(handed, 0), 1)
 })
 
 test('a tuple tells its job and outcome, and can be written again with an error instead of what the handler said', () => {
@@ -148,7 +149,7 @@ test('a tuple tells its job and outcome, and can be written again with an error 
     fc.property(anyRow, (row) => {
       const rows = new AttemptRows()
       add(rows, row)
-      assert.equal(jobIdOf(rows.tuples, 0), row.jobId)
+      assert.equal(jobIdAt(rows.tuples, 0), row.jobId)
       assert.equal(String.fromCharCode(outcomeOf(rows.tuples, 0)), row.outcome)
       const replaced = { ...row, outcome: row.outcome === 'c' ? 'f' : row.outcome, text: '{"code":"X"}' }
       assert.deepEqual(decode(withError(rows.tuples, Buffer.from(replaced.text))), expected(replaced))

@@ -58,6 +58,10 @@ test('a job that is enqueued in a transaction of the caller is there after the c
   assert.equal(run('transaction.js'), 'queued\n')
 })
 
+test('handlers that complete themselves in their own transactions take each charge once', () => {
+  assert.equal(run('charges.js'), '30\n')
+})
+
 test('the SQL of the README enqueues a job and shows it', async () => {
   const client = new pg.Client(url)
   await client.connect()

@@ -242,7 +242,7 @@ test('a dead node reports nothing and claims nothing; its jobs run again in thei
   const done = completing(1, zombie, [{ ...chunk!, count: 1 }])
   await it.store.flush(zombie, done)
   assert.equal(await it.store.rescue(zombie, 3, false), null, 'it is not silent yet')
-  assert.deepEqual(await it.store.rescue(zombie, 3, true), { reopened: 3, buried: 0 })
+  assert.deepEqual(await it.store.rescue(zombie, 3, true), { reopened: 3, buried: 0, gone: true })
   await assert.rejects(
     it.store.flush(zombie, completing(2, zombie, [chunk!])),
     (error: EngineError) => error.code === 'NODE_FENCED',
@@ -273,7 +273,7 @@ test('only a job that had begun is charged with further deaths, and the third ma
     if (death > 1)
       await it.store.markRunning([{ leaseId: guilty.leaseId, jobId: firstId + 1, run: guilty.run, lane: 0 }])
     const done = await it.store.rescue(nodeId, 3, true)
-    assert.deepEqual(done, death < 3 ? { reopened: 3, buried: 0 } : { reopened: 2, buried: 1 })
+    assert.deepEqual(done, death < 3 ? { reopened: 3, buried: 0, gone: true } : { reopened: 2, buried: 1, gone: true })
   }
   const dead = await it.query<{ job_id: number; code: string }>(
     'select job_id::int, code from millrace.dead where queue_id = $1',
@@ -311,7 +311,7 @@ test('released jobs go back to their place, uncharged, and the lease forgets the
   )
   const [back] = await claimFrom(queueId, await it.join())
   assert.deepEqual([back!.firstId, back!.count, back!.attempt, back!.run, back!.seq], [firstId + 1, 2, 1, 1, seq])
-  assert.deepEqual(await it.store.rescue(nodeId, 3, true), { reopened: 2, buried: 0 })
+  assert.deepEqual(await it.store.rescue(nodeId, 3, true), { reopened: 2, buried: 0, gone: true })
 })
 
 test('a retry waits in scheduled and becomes ready when due', async () => {

@@ -3,6 +3,7 @@
 // `const { signal, progress } = ctx` works.
 
 import { EngineError } from '../engine/base/errors.ts'
+import type { ForeignClient } from '../engine/base/foreign-client.ts'
 import type { Log, LogMethod } from '../engine/base/log.ts'
 import type { Json, TaskContext } from '../engine/base/task.ts'
 import type { AbortReason, FeedPiece } from './lanes.ts'
@@ -15,6 +16,7 @@ export interface ContextHost {
   lookUp(): void
   heartbeat(run: JobRun): void
   progress(run: JobRun, value: Json): void
+  complete(run: JobRun, client: ForeignClient, result: unknown): Promise<void>
   log(run: JobRun, level: LogLevel, facts: Record<string, unknown>, event: string): void
 }
 
@@ -31,6 +33,10 @@ export class JobRun {
   /** An outcome was written: whatever the handler does from now on changes nothing. */
   isReported = false
   aborted: AbortReason | null = null
+  /** The handler has asked to be completed by its own transaction, and main was told: what it returns is ignored. */
+  mayBeCompleted = false
+  /** A call of ctx.complete is under way. */
+  isCompleting = false
   lastBeatSteadyMs = Number.NEGATIVE_INFINITY
   /** A progress value that waits for its turn. */
   progressText: string | null = null
@@ -104,6 +110,10 @@ export class JobContext implements TaskContext {
 
   get heartbeat(): () => void {
     return () => this.#host.heartbeat(this.#run)
+  }
+
+  get complete(): (client: ForeignClient, result?: unknown) => Promise<void> {
+    return (client, result) => this.#host.complete(this.#run, client, result)
   }
 
   /** Aborts the signal when somebody holds it. */

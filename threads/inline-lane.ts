@@ -6,8 +6,10 @@
 // blocks or exits, or know whose promise was left behind.
 
 import type { Clock } from '../engine/base/clock.ts'
+import type { ForeignClient } from '../engine/base/foreign-client.ts'
 import { PAYLOAD_SEPARATOR } from '../engine/base/limits.ts'
 import type { Json, TaskDefinition } from '../engine/base/task.ts'
+import { type CompletionNeeds, completeWithin } from './completion.ts'
 import { abortError, type ContextHost, JobContext, JobRun, type LogLevel } from './context.ts'
 import type { AbortReason, FeedPiece, ReportSink } from './lanes.ts'
 import { errorText, logText, parsePayload, progressText, resultText } from './outcome.ts'
@@ -34,6 +36,7 @@ export class InlineLane implements ContextHost {
   readonly #number: number
   readonly #tasks: ReadonlyMap<string, TaskDefinition>
   readonly #resultBytesMax: number
+  readonly #ownCompletion: CompletionNeeds
   readonly #clock: Clock
   readonly #onReport: () => void
   #waiting: Waiting[] = []
@@ -52,13 +55,19 @@ export class InlineLane implements ContextHost {
   constructor(
     number: number,
     tasks: ReadonlyMap<string, TaskDefinition>,
-    resultBytesMax: number,
+    options: { readonly resultBytesMax: number; readonly completeSql: string },
     clock: Clock,
     onReport: () => void,
   ) {
     this.#number = number
     this.#tasks = tasks
-    this.#resultBytesMax = resultBytesMax
+    this.#resultBytesMax = options.resultBytesMax
+    this.#ownCompletion = {
+      lane: number,
+      sql: options.completeSql,
+      resultBytesMax: options.resultBytesMax,
+      announce: ({ slot, generation }) => this.#reports.push((sink) => sink.completing(number, slot, generation)),
+    }
     this.#clock = clock
     this.#onReport = onReport
   }
@@ -212,7 +221,7 @@ export class InlineLane implements ContextHost {
   #completion(run: JobRun, value: unknown): Report {
     let bytes: Uint8Array
     try {
-      bytes = Buffer.from(resultText(value, this.#resultBytesMax))
+      bytes = run.mayBeCompleted ? NOTHING : Buffer.from(resultText(value, this.#resultBytesMax))
     } catch (error) {
       return this.#failure(run, error)
     }
@@ -252,6 +261,10 @@ export class InlineLane implements ContextHost {
       sink.progress(this.#number, run.slot, run.generation, bytes, 0, bytes.length)
     })
     if (!isSaid) run.progressText = null
+  }
+
+  complete(run: JobRun, client: ForeignClient, result: unknown): Promise<void> {
+    return completeWithin(run, client, result, this.#ownCompletion)
   }
 
   log(run: JobRun, level: LogLevel, facts: Record<string, unknown>, event: string): void {

@@ -8,6 +8,8 @@ import type { RetryPolicy } from '../engine/base/task.ts'
 export interface FeedPiece {
   task: string
   queue: string
+  /** Fences a completion by the handler itself. */
+  leaseId: number
   firstId: number
   /** Echoed in every report, with the generation; the lane gives them no meaning. */
   slots: Uint32Array
@@ -53,6 +55,11 @@ export interface ReportSink {
     start: number,
     end: number,
   ): void
+  /**
+   * The handler is about to complete the job in a transaction of its own. Told before it can, and followed by one of the
+   * two above like any other: which of them is true only PostgreSQL knows.
+   */
+  completing(lane: number, slot: number, generation: number): void
   heartbeat(lane: number, slot: number, generation: number, atMs: number): void
   /** The bytes are any JSON, at most 16 KiB. */
   progress(lane: number, slot: number, generation: number, bytes: Uint8Array, start: number, end: number): void

@@ -23,6 +23,7 @@ const FAILED = 3
 const HEARTBEAT = 4
 const PROGRESS = 5
 const LOG = 6
+const COMPLETING = 7
 const KIND_MASK = 0xff
 /** The bytes came, or come, by the bulk port. */
 const BULK = 0x100
@@ -50,6 +51,8 @@ export interface LaneArgs {
   /** Indexes of modules not to import: they ended or stopped a thread before. */
   readonly skip: readonly number[]
   readonly resultBytesMax: number
+  /** The statement of ctx.complete. */
+  readonly completeSql: string
   readonly recycleAfterJobs: number
 }
 
@@ -109,6 +112,12 @@ export class ReportWriter {
 
   failed(slot: number, generation: number, startedAtMs: number, ranMs: number, retryable: boolean, text: string): void {
     this.#text(retryable ? FAILED | RETRYABLE : FAILED, slot, generation, startedAtMs, ranMs, text)
+  }
+
+  completing(slot: number, generation: number): void {
+    const place = this.#reserve(BODY_BYTES)
+    this.#head(place, slot, generation, 0, 0)
+    this.#ring.publish(COMPLETING, BODY_BYTES)
   }
 
   // What follows is worth something only while it is fresh: refused by value when the ring is full.
@@ -220,6 +229,9 @@ export class ReportReader implements RecordVisitor {
       }
       case HEARTBEAT:
         sink.heartbeat(this.#lane, slot, generation, atMs)
+        return
+      case COMPLETING:
+        sink.completing(this.#lane, slot, generation)
         return
       case PROGRESS:
         sink.progress(this.#lane, slot, generation, this.#memory.bytes, start + BODY_BYTES, end)

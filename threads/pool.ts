@@ -34,6 +34,8 @@ export interface ThreadPoolOptions {
   threadHeapMb?: number
   /** Bytes of one result as JSON. */
   resultBytesMax: number
+  /** The statement of ctx.complete. Default: none, and PostgreSQL refuses it. */
+  completeSql?: string
   /** A file may be imported this long; it is noticed between one and two of these. */
   loadTimeoutMs: number
   /** A thread is replaced after it ran so many jobs. Default 0: never. */
@@ -285,7 +287,8 @@ export class ThreadPool implements Lanes {
   // The life of one thread.
 
   #begin(number: number): Lane {
-    const { modules, resultBytesMax, recycleAfterJobs = 0, ringBytes = RING_BYTES_DEFAULT } = this.#options
+    const { modules, resultBytesMax, completeSql = '', recycleAfterJobs = 0 } = this.#options
+    const { ringBytes = RING_BYTES_DEFAULT } = this.#options
     const lane: Lane = new Lane(
       number,
       ringBytes,
@@ -302,6 +305,7 @@ export class ThreadPool implements Lanes {
             modules,
             skip: [...this.#skip],
             resultBytesMax,
+            completeSql,
             recycleAfterJobs,
           }
           this.#piscina!.run(args, { transferList: [control, bulk], signal: lane.killer.signal }).catch((error) =>
@@ -314,8 +318,8 @@ export class ThreadPool implements Lanes {
   }
 
   #inlineLane(number: number): InlineLane {
-    const { resultBytesMax, clock } = this.#options
-    return new InlineLane(number, this.#inline, resultBytesMax, clock, () => {
+    const { resultBytesMax, completeSql = '', clock } = this.#options
+    return new InlineLane(number, this.#inline, { resultBytesMax, completeSql }, clock, () => {
       if (Atomics.compareExchange(this.#pageWords, ASLEEP, 1, 0) === 1) Atomics.notify(this.#pageWords, ASLEEP)
       this.#onChange?.()
     })

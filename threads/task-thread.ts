@@ -14,8 +14,10 @@ import { getHeapSpaceStatistics } from 'node:v8'
 import { type MessagePort, receiveMessageOnPort, resourceLimits, threadId } from 'node:worker_threads'
 import { systemClock } from '../engine/base/clock.ts'
 import { type ErrorCode, messageOf } from '../engine/base/errors.ts'
+import type { ForeignClient } from '../engine/base/foreign-client.ts'
 import { PAYLOAD_SEPARATOR } from '../engine/base/limits.ts'
 import type { Json, TaskDefinition } from '../engine/base/task.ts'
+import { type CompletionNeeds, completeWithin } from './completion.ts'
 import { abortError, type ContextHost, JobContext, JobRun, type LogLevel } from './context.ts'
 import type { AbortReason, FeedPiece } from './lanes.ts'
 import { ASLEEP, type LaneMemory, LOAD_STEP, LOADING_FILE, openLaneMemory, THREAD_ID, takeOne } from './layout.ts'
@@ -73,6 +75,7 @@ class Lane implements ContextHost {
   readonly #page: Int32Array
   readonly #ring: RingWriter
   readonly #reports: ReportWriter
+  readonly #completion: CompletionNeeds
   readonly #onEnd: () => void
   // Which job a rejected promise or a thrown callback belongs to is known only through the async context: one that is
   // rejected late may surface while a neighbour runs. It costs 12 ns per synchronous and 0.1 us per async handler.
@@ -116,6 +119,12 @@ class Lane implements ContextHost {
     this.#page = new Int32Array(args.page)
     this.#ring = new RingWriter(this.#memory)
     this.#reports = new ReportWriter(this.#memory, this.#ring, args.bulk, () => this.#ringBell())
+    this.#completion = {
+      lane: args.lane,
+      sql: args.completeSql,
+      resultBytesMax: args.resultBytesMax,
+      announce: ({ slot, generation }) => this.#reports.completing(slot, generation),
+    }
     this.#onEnd = onEnd
   }
 
@@ -314,7 +323,7 @@ class Lane implements ContextHost {
     if (run.isReported) return
     let text: string
     try {
-      text = resultText(value, this.#args.resultBytesMax)
+      text = run.mayBeCompleted ? '' : resultText(value, this.#args.resultBytesMax)
     } catch (error) {
       this.#fail(run, entry, error)
       return
@@ -397,6 +406,10 @@ class Lane implements ContextHost {
     run.progressText = text
     if (systemClock.steadyMs() - run.lastProgressSteadyMs >= PROGRESS_EVERY_MS) this.#writeProgress(run)
     else this.#progressTimer ??= setTimeout(() => this.#flushProgress(), PROGRESS_EVERY_MS)
+  }
+
+  complete(run: JobRun, client: ForeignClient, result: unknown): Promise<void> {
+    return completeWithin(run, client, result, this.#completion)
   }
 
   #writeProgress(run: JobRun): void {

@@ -1,6 +1,6 @@
-// Enqueue within a transaction of Drizzle (node-postgres or postgres.js beneath): `client: fromDrizzle(tx, sql)`.
+// Enqueue, or complete a job, within a transaction of Drizzle (node-postgres or postgres.js beneath): `client: fromDrizzle(tx, sql)`.
 
-import type { ForeignClient } from '../store/store.ts'
+import type { ForeignClient } from '../base/foreign-client.ts'
 
 /** The part of a Drizzle transaction that is needed. */
 export interface DrizzleExecutor {

@@ -1,6 +1,6 @@
-// Enqueue within a transaction of Knex: `client: fromKnex(trx)`. Knex counts question marks where PostgreSQL has $1.
+// Enqueue, or complete a job, within a transaction of Knex: `client: fromKnex(trx)`. Knex counts question marks where PostgreSQL has $1.
 
-import type { ForeignClient } from '../store/store.ts'
+import type { ForeignClient } from '../base/foreign-client.ts'
 
 /** The part of a Knex transaction that is needed. */
 export interface KnexRaw {

@@ -1,6 +1,6 @@
-// Enqueue within a transaction of Kysely: `client: fromKysely(trx)`.
+// Enqueue, or complete a job, within a transaction of Kysely: `client: fromKysely(trx)`.
 
-import type { ForeignClient } from '../store/store.ts'
+import type { ForeignClient } from '../base/foreign-client.ts'
 
 /** The part of a Kysely Transaction (or Kysely itself) that is needed. */
 export interface KyselyExecutor {

@@ -1,6 +1,6 @@
-// Enqueue within a transaction of postgres.js: `sql.begin(async (sql) => ... client: fromPostgres(sql))`.
+// Enqueue, or complete a job, within a transaction of postgres.js: `sql.begin(async (sql) => ... client: fromPostgres(sql))`.
 
-import type { ForeignClient } from '../store/store.ts'
+import type { ForeignClient } from '../base/foreign-client.ts'
 
 /** The part of a postgres.js `sql` that is needed. */
 export interface PostgresSql {

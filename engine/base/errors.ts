@@ -97,6 +97,18 @@ export const ERROR_CODES = {
     exit: 70,
     hint: 'The node that held the job died or was silent for too long.',
   },
+  LEASE_LOST: {
+    retry: true,
+    http: 409,
+    exit: 70,
+    hint: 'The job is not held by this attempt any more; roll back, it runs or ran elsewhere.',
+  },
+  NOT_COMMITTED: {
+    retry: true,
+    http: 500,
+    exit: 70,
+    hint: 'The handler called ctx.complete and returned, but that transaction did not commit; let its errors out of the handler.',
+  },
   POISON: {
     retry: false,
     http: 500,

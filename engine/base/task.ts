@@ -2,6 +2,7 @@
 // the tasks by their brand, so that two copies of this package still understand each other.
 
 import { EngineError } from './errors.ts'
+import type { ForeignClient } from './foreign-client.ts'
 import { GROUP_LIMIT_MAX, MAX_ATTEMPTS_MAX, NAME_CHARS_MAX } from './limits.ts'
 import type { Log } from './log.ts'
 
@@ -52,6 +53,20 @@ export interface TaskContext {
   progress(value: Json): void
   /** Says "still alive" for a task with `heartbeatMs`; synchronous code may call it too. */
   heartbeat(): void
+  /**
+   * Completes this job in a transaction of your own: what you wrote in it and the end of the job commit together, or
+   * neither does, also when the process dies at any moment. `client` is your connection to the same database: a `pg`
+   * client, or what an adapter of `millrace/adapters/` makes of a transaction; outside of a transaction the job is
+   * completed at once. `result` has the limits of a returned one.
+   *
+   * Await it, then commit, then return. From the call on only that transaction decides: what the handler returns is
+   * ignored, what it throws after the commit, or a deadline that passes then, changes nothing but the log. If it returns
+   * and the transaction was not committed, the attempt has failed with NOT_COMMITTED. After a rollback it may be called
+   * again, in the next transaction.
+   * @throws EngineError LEASE_LOST when the job is not this attempt's any more (roll back), VALIDATION when it was
+   * completed already, RESULT_INVALID, RESULT_TOO_LARGE; and whatever your client throws
+   */
+  complete(client: ForeignClient, result?: unknown): Promise<void>
 }
 
 export interface TaskOptions {

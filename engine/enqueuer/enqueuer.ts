@@ -7,10 +7,11 @@
 
 import { type Clock, nextTurn } from '../base/clock.ts'
 import { EngineError } from '../base/errors.ts'
+import type { ForeignClient } from '../base/foreign-client.ts'
 import { BATCH_JOBS_MAX, CHUNK_JOBS_MAX } from '../base/limits.ts'
 import type { Json } from '../base/task.ts'
 import { backoffMs, isRetryable } from '../store/connection.ts'
-import type { Duplicate, ForeignClient } from '../store/store.ts'
+import type { Duplicate } from '../store/store.ts'
 import type { NewChunk } from '../store/types.ts'
 import { checkedTemplate, type EnqueueOptions, same, type TaskDefaults, type Template } from './options.ts'
 import { payloadText } from './payload.ts'

@@ -2,6 +2,7 @@
 // refusal names the field, the rule and what was given.
 
 import { EngineError } from '../base/errors.ts'
+import type { ForeignClient } from '../base/foreign-client.ts'
 import {
   DELAY_MS_MAX,
   GROUP_LIMIT_MAX,
@@ -12,7 +13,6 @@ import {
   PRIORITY_MIN,
 } from '../base/limits.ts'
 import type { Json, RetryPolicy } from '../base/task.ts'
-import type { ForeignClient } from '../store/store.ts'
 import { jsonText } from './payload.ts'
 
 export interface EnqueueOptions {

@@ -326,6 +326,7 @@ export class Dispatcher {
     this.#pool.feed(lane.index, {
       task: chunk.task,
       queue: chunk.queue,
+      leaseId: chunk.leaseId,
       firstId: chunk.firstId + from,
       slots,
       generations,

@@ -25,6 +25,8 @@ export const FLAG = {
   timeout: 2,
   cancel: 4,
   stop: 8,
+  /** Its handler may have completed it in a transaction of its own. */
+  completing: 16,
 } as const
 
 /** The signal was fired, whatever the reason. */

@@ -6,7 +6,7 @@ import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import type { Settings } from '../config/settings.ts'
 import type { State } from '../orchestrator/states.ts'
-import type { ClaimedChunk } from '../store/types.ts'
+import type { ClaimedChunk, DoubtItem } from '../store/types.ts'
 import type { Message } from './messages.ts'
 
 type SchedulerSettings = Pick<
@@ -66,6 +66,11 @@ export interface MarkedJob {
 export interface Outcomes {
   /** False when the writer is behind: nothing new is claimed then, what runs is still taken. */
   hasRoom(): boolean
+  /**
+   * The next call is about this job, and counts only when its handler's own transaction has not completed it: the writer
+   * asks PostgreSQL.
+   */
+  doubt(item: DoubtItem): void
   /** Finished for good; bytes [start, end) are the JSON result, none when equal. */
   completed(
     chunk: ClaimedChunk,

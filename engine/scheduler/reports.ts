@@ -7,6 +7,7 @@ import type { RetryPolicy } from '../base/task.ts'
 import { retryDelayMs } from '../orchestrator/retry.ts'
 import { NO_SLOT } from '../orchestrator/slots.ts'
 import { EVENT, OUTCOME, STATE } from '../orchestrator/states.ts'
+import type { DoubtItem } from '../store/types.ts'
 import { FLAG, type HeldJobs } from './held-jobs.ts'
 import type { Holding } from './holding.ts'
 import { MODE } from './lane-state.ts'
@@ -53,6 +54,10 @@ export class Reports implements ReportSink {
       this.#handCancelled(slot, holding, lane)
       return
     }
+    if (jobs.slots.flags[slot]! & FLAG.completing) {
+      this.#returned(slot, holding, startedAtMs, startedAtMs + Math.round(ranMs))
+      return
+    }
     jobs.step(slot, EVENT.complete)
     jobs.counters.completed++
     const jobId = jobs.slots.id[slot]!
@@ -95,6 +100,23 @@ export class Reports implements ReportSink {
       const code = codeIn(bytes, start, end)
       this.#charge(slot, OUTCOME.failed, code, retryable, startedAtMs + Math.round(ranMs), bytes, start, end)
     }
+  }
+
+  completing(_lane: number, slot: number, generation: number): void {
+    if (this.#isLate(slot, generation)) return
+    this.#jobs.slots.flags[slot]! |= FLAG.completing
+  }
+
+  /** What became of a job whose handler may have completed it. */
+  doubtSettled({ otherwise, timedOut, said }: DoubtItem, committed: boolean): void {
+    const { counters } = this.#jobs
+    if (!committed) {
+      this.#count(otherwise, timedOut)
+      return
+    }
+    counters.completed++
+    if (otherwise === 'cancelled') counters.cancelled--
+    else if (said !== null) counters.lateReports++
   }
 
   heartbeat(_lane: number, slot: number, generation: number, _atMs: number): void {
@@ -169,6 +191,69 @@ export class Reports implements ReportSink {
     return holding
   }
 
+  /** The handler returned, and may have completed the job itself. If it has not, the attempt has failed. */
+  #returned(slot: number, holding: Holding, startedAtMs: number, finishedAtMs: number): void {
+    const jobs = this.#jobs
+    if (jobs.slots.flags[slot]! & FLAG.stop) {
+      this.#release(slot, true)
+      return
+    }
+    const { chunk } = holding
+    const delayMs = retryDelayMs(policyOf(holding), chunk.attempt, chunk.maxAttempts, true, this.#random)
+    const jobId = jobs.slots.id[slot]!
+    const { leaseId, run } = chunk
+    const otherwise = delayMs < 0 ? 'dead' : 'retried'
+    this.#needs.outcomes.doubt({ leaseId, jobId, run, otherwise, timedOut: false, said: null })
+    jobs.step(slot, EVENT.complete)
+    this.#needs.outcomes.failed(
+      chunk,
+      jobId,
+      OUTCOME.failed,
+      'NOT_COMMITTED',
+      jobs.slots.lane[slot]!,
+      startedAtMs,
+      finishedAtMs,
+      NOT_COMMITTED,
+      0,
+      NOT_COMMITTED.length,
+      delayMs,
+    )
+    jobs.end(slot)
+  }
+
+  /** True when the job's handler may have completed it: whatever is said of it next counts only if it has not. */
+  #doubts(
+    slot: number,
+    otherwise: DoubtItem['otherwise'],
+    timedOut: boolean,
+    said: Uint8Array | null,
+    start: number,
+    end: number,
+  ): boolean {
+    const { slots } = this.#jobs
+    if ((slots.flags[slot]! & FLAG.completing) === 0) return false
+    const { leaseId, run } = slots.ref[slot]!.chunk
+    const text =
+      said === null
+        ? null
+        : Buffer.from(said.buffer, said.byteOffset + start, end - start)
+            .toString()
+            .slice(0, SAID_MAX)
+    this.#needs.outcomes.doubt({ leaseId, jobId: slots.id[slot]!, run, otherwise, timedOut, said: text })
+    return true
+  }
+
+  #count(end: DoubtItem['otherwise'], timedOut: boolean): void {
+    const { counters } = this.#jobs
+    if (end === 'released') counters.released++
+    else if (end !== 'cancelled') {
+      counters.failed++
+      if (timedOut) counters.timedOut++
+      if (end === 'dead') counters.dead++
+      else counters.retried++
+    }
+  }
+
   #charge(
     slot: number,
     outcome: 'f' | 't',
@@ -180,17 +265,14 @@ export class Reports implements ReportSink {
     end: number,
   ): void {
     const jobs = this.#jobs
-    const { counters, slots } = jobs
+    const { slots } = jobs
     const holding = slots.ref[slot]!
     const { chunk } = holding
     const delayMs = retryDelayMs(policyOf(holding), chunk.attempt, chunk.maxAttempts, retryable, this.#random)
-    counters.failed++
-    if (outcome === OUTCOME.timedOut) {
-      counters.timedOut++
-      jobs.step(slot, EVENT.time_out)
-    }
-    if (delayMs < 0) counters.dead++
-    else counters.retried++
+    const timedOut = outcome === OUTCOME.timedOut
+    const otherwise = delayMs < 0 ? 'dead' : 'retried'
+    if (!this.#doubts(slot, otherwise, timedOut, bytes, start, end)) this.#count(otherwise, timedOut)
+    if (timedOut) jobs.step(slot, EVENT.time_out)
     jobs.step(slot, delayMs < 0 ? EVENT.fail : EVENT.retry)
     const startedAtMs = slots.startedAtMs[slot]!
     const lane = slots.lane[slot]!
@@ -212,11 +294,12 @@ export class Reports implements ReportSink {
   }
 
   /** It had started, and what ended it was not its fault. */
-  #release(slot: number): void {
+  #release(slot: number, returned = false): void {
     const jobs = this.#jobs
     const { slots, now } = jobs
     jobs.step(slot, EVENT.release)
-    jobs.counters.released++
+    if (!this.#doubts(slot, 'released', false, returned ? null : STOPPED, 0, STOPPED.length))
+      this.#count('released', false)
     const { chunk } = slots.ref[slot]!
     this.#needs.outcomes.release(
       chunk,
@@ -235,6 +318,7 @@ export class Reports implements ReportSink {
     const jobs = this.#jobs
     const cancellation = jobs.cancellations.get(slot)
     jobs.counters.lateReports++
+    this.#doubts(slot, 'cancelled', false, CANCELLED, 0, CANCELLED.length)
     this.#needs.outcomes.cancelled(
       holding.chunk,
       jobs.slots.id[slot]!,
@@ -260,6 +344,14 @@ export class Reports implements ReportSink {
 }
 
 const MEAN_WEIGHT = 1 / 50
+/** Of an error, for the log. */
+const SAID_MAX = 1_000
+const STOPPED = Buffer.from('its thread was ended, or the engine stopped')
+const CANCELLED = Buffer.from('it was cancelled')
+const NOT_COMMITTED = errorBytes(
+  'NOT_COMMITTED',
+  'the handler called ctx.complete and returned, but the transaction of that call was not committed',
+)
 
 function policyOf(holding: Holding): RetryPolicy {
   const { retry } = holding.chunk

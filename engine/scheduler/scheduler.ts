@@ -15,7 +15,7 @@ import { codeOf, messageOf } from '../base/errors.ts'
 import type { Deadline } from '../base/lifecycle.ts'
 import { NO_SLOT } from '../orchestrator/slots.ts'
 import { STATES } from '../orchestrator/states.ts'
-import type { ClaimedChunk } from '../store/types.ts'
+import type { ClaimedChunk, DoubtItem } from '../store/types.ts'
 import { FLAG, HeldJobs } from './held-jobs.ts'
 import type { Message, OrchestratorId, OrchestratorState } from './messages.ts'
 import type { SchedulerNeeds } from './needs.ts'
@@ -106,6 +106,11 @@ export class Scheduler {
     if (!this.#iterating) this.#jobs.now.renew()
     this.#reports.lost(lost)
     this.wake()
+  }
+
+  /** PostgreSQL has said whether a handler's own transaction completed its job. */
+  doubtSettled(doubt: DoubtItem, committed: boolean): void {
+    this.#reports.doubtSettled(doubt, committed)
   }
 
   /** The index of runs has changed. */

@@ -14,6 +14,11 @@ export function attemptsJson(flush: Flush): string {
   return `[${rows.join(',')}]`
 }
 
+/** The job that the tuple at `start` is about. */
+export function jobIdAt(tuples: Buffer, start: number): number {
+  return int8(tuples.subarray(start + 6, start + 14))
+}
+
 function attemptJson(tuple: Buffer, lease: number): string {
   let at = 2 // the field count
   const field = (): Buffer | null => {

@@ -25,6 +25,13 @@ export function bindSchema(sql: string, schema: string): string {
   return sql.replace(/\bmillrace\./g, `"${schema}".`).replaceAll('@schema', schema)
 }
 
+/** The statement of ctx.complete: lease, job, run, lane, start (wall ms), result as JSON text. */
+export function completeSql(schema: string): string {
+  const text =
+    'select millrace.complete($1::bigint, $2::bigint, $3::int, $4::int, to_timestamp($5::float8 / 1000), $6::text::json)'
+  return bindSchema(text, schema)
+}
+
 export interface MigrationFile {
   readonly version: number
   readonly name: string

@@ -9,13 +9,15 @@
 import type pg from 'pg'
 import type { Clock } from '../base/clock.ts'
 import { EngineError } from '../base/errors.ts'
+import type { ForeignClient } from '../base/foreign-client.ts'
 import { CHUNK_JOBS_MAX } from '../base/limits.ts'
 import { attemptsJson } from './attempt-json.ts'
 import { isRetryable, Session, storeError } from './connection.ts'
 import { CopyBuffer, copyIn } from './copy.ts'
+import { answersOf, type DoubtState, withoutDecided } from './doubts.ts'
 import { checkVersion, type MigrationReport, migrate } from './migrate.ts'
 import { bindSchema, checkSchema } from './statements.ts'
-import type { ClaimedChunk, ClaimRequest, Flush, FlushResult, NewChunk } from './types.ts'
+import type { ClaimedChunk, ClaimRequest, DoubtItem, Flush, FlushResult, NewChunk } from './types.ts'
 
 export interface StoreOptions {
   readonly url: string
@@ -322,7 +324,7 @@ export class Store {
    * @throws EngineError NODE_FENCED when the node was declared dead; nothing was written then
    */
   async flush(nodeId: number, flush: Flush): Promise<FlushResult> {
-    if (flush.rowCount <= FEW_ROWS && flush.rows.length <= FEW_BYTES) {
+    if (flush.doubts === undefined && flush.rowCount <= FEW_ROWS && flush.rows.length <= FEW_BYTES) {
       const done = await this.#flushFew(nodeId, flush)
       if (done) return done
     }
@@ -336,24 +338,39 @@ export class Store {
       if (fenced || already) {
         await client.query('rollback')
         if (fenced) throw fencedError(nodeId)
-        return { staleLeases: [], alreadyDone: true }
+        const doubts = { open: flush.doubts?.map(({ jobId }) => jobId) ?? [], committed: [] } // who knows what it found
+        return { staleLeases: [], alreadyDone: true, ...(flush.doubts && { doubts }) }
       }
       const lost = new Set(stale.map(Number))
-      const pieces = lost.size === 0 ? [flush.rows] : rowsWithout(flush, lost)
-      if (flush.rowCount > 0 && pieces.length > 0) {
+      const doubts = (flush.doubts ?? []).filter(({ leaseId }) => !lost.has(leaseId))
+      const states = await this.#doubtStates(client, doubts)
+      const kept = flush.doubts === undefined ? flush : withoutDecided(flush, states)
+      const pieces = lost.size === 0 ? [kept.rows] : rowsWithout(kept, lost)
+      if (kept.rowCount > 0 && pieces.length > 0) {
         await copyIn(client, this.#sql(`millrace.attempt ${ATTEMPT_COLUMNS}`), pieces)
       }
-      const kept = flush.leaseIds.map((id, at) => [id, flush.leaseDone[at]!] as const).filter(([id]) => !lost.has(id))
-      const rest = restJson(flush, lost)
+      const leasesDone = flush.leaseIds
+        .map((id, at) => [id, kept.leaseDone[at]!] as const)
+        .filter(([id]) => !lost.has(id))
+      const rest = restJson(kept, lost)
       await client.query(
         `${this.#sql(
-          `select millrace.flush_end(${Number(nodeId)}, ${no}, '{${kept.map(([id]) => Number(id)).join(',')}}', '{${kept.map(([, done]) => Number(done)).join(',')}}', ${
+          `select millrace.flush_end(${Number(nodeId)}, ${no}, '{${leasesDone.map(([id]) => Number(id)).join(',')}}', '{${leasesDone.map(([, done]) => Number(done)).join(',')}}', ${
             rest === null ? 'null' : client.escapeLiteral(rest)
           })`,
         )}; commit`,
       )
-      return { staleLeases: [...lost], alreadyDone: false }
+      return { staleLeases: [...lost], alreadyDone: false, ...(flush.doubts && { doubts: answersOf(doubts, states) }) }
     })
+  }
+
+  async #doubtStates(client: pg.Client, doubts: readonly DoubtItem[]): Promise<Map<number, DoubtState>> {
+    if (doubts.length === 0) return new Map()
+    const answer = await client.query(this.#sql('select job, state from millrace.flush_doubts($1, $2)'), [
+      doubts.map(({ jobId }) => jobId),
+      doubts.map(({ run }) => run),
+    ])
+    return new Map(answer.rows.map((row: { job: number; state: DoubtState }) => [Number(row.job), row.state]))
   }
 
   /** The short way; null when a lease was lost and the long way has to sort it out. */
@@ -478,14 +495,17 @@ export class Store {
     return rows[0]!
   }
 
-  /** Reopens a dead node's leases. Null when it lives after all or another node is at it. */
+  /**
+   * Reopens a dead node's leases. Null when it lives after all or another node is at it; gone is false when a lease had to
+   * be left, because a handler's own transaction is ending a job of it.
+   */
   async rescue(
     nodeId: number,
     rescuesMax: number,
     sure: boolean,
-  ): Promise<{ reopened: number; buried: number } | null> {
-    const rows = await this.session('beat').query<{ reopened: number; buried: number }>({
-      text: this.#sql('select reopened, buried from millrace.rescue($1, $2, $3)'),
+  ): Promise<{ reopened: number; buried: number; gone: boolean } | null> {
+    const rows = await this.session('beat').query<{ reopened: number; buried: number; gone: boolean }>({
+      text: this.#sql('select reopened, buried, gone from millrace.rescue($1, $2, $3)'),
       values: [nodeId, rescuesMax, sure],
     })
     return rows[0] ?? null
@@ -537,11 +557,6 @@ export class Store {
   #sql(text: string): string {
     return bindSchema(text, this.#options.schema)
   }
-}
-
-/** What `pg` clients, pools and adapters have in common. */
-export interface ForeignClient {
-  query(text: string, values: unknown[]): Promise<{ rows: unknown[] }>
 }
 
 async function foreignRows<Row>(client: ForeignClient, text: string, values: unknown[]): Promise<Row[]> {

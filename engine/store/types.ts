@@ -89,6 +89,21 @@ export interface FinishedItem {
   readonly group: string | null
 }
 
+/**
+ * A job that its handler may have completed in a transaction of its own. What the flush says of it counts only when that
+ * transaction was not committed.
+ */
+export interface DoubtItem {
+  readonly leaseId: number
+  readonly jobId: number
+  readonly run: number
+  /** What it is then. */
+  readonly otherwise: 'retried' | 'dead' | 'released' | 'cancelled'
+  readonly timedOut: boolean
+  /** What the handler ended with, or was ended for, as text; null when it returned. */
+  readonly said: string | null
+}
+
 /** A long attempt, visible while it runs. */
 export interface RunningItem {
   readonly leaseId: number
@@ -117,6 +132,8 @@ export interface Flush {
   readonly releases: readonly ReleaseItem[]
   readonly finished: readonly FinishedItem[]
   readonly running: readonly RunningItem[]
+  /** Absent in nearly every flush. */
+  readonly doubts?: readonly DoubtItem[]
 }
 
 export interface FlushResult {
@@ -124,6 +141,8 @@ export interface FlushResult {
   readonly staleLeases: readonly number[]
   /** True when an earlier try of this flush had committed. */
   readonly alreadyDone: boolean
+  /** Jobs among `doubts`: not written because their transaction is still open; and completed by it. */
+  readonly doubts?: { readonly open: readonly number[]; readonly committed: readonly number[] }
 }
 
 /** One chunk to enqueue: jobs that share all options, with consecutive ids from `firstId`. */

@@ -165,11 +165,6 @@ export class AttemptRows {
   }
 }
 
-/** The job that the tuple at `start` is about. */
-export function jobIdOf(tuples: Buffer, start: number): number {
-  return tuples.readUInt32BE(start + 6) * TWO_32 + tuples.readUInt32BE(start + 10)
-}
-
 /** The outcome of the tuple at `start`. */
 export function outcomeOf(tuples: Buffer, start: number): number {
   return tuples.readUInt8(fieldAt(tuples, start, OUTCOME_FIELD) + 4)

@@ -2,7 +2,7 @@
 // during the call only) and never waits; the caller asks `hasRoom` before it takes more work. Beyond the hard limit a
 // call throws BUFFER_OVERFLOW: the last guard, which stops the engine before it loses anything.
 
-import type { ClaimedChunk } from '../store/types.ts'
+import type { ClaimedChunk, DoubtItem } from '../store/types.ts'
 import type { Batcher } from './batcher.ts'
 import type { OutcomePage } from './outcome-page.ts'
 
@@ -11,6 +11,9 @@ export class OutcomeBuffer {
   readonly #nodeId: () => number
   readonly #onRoom: () => void
   #refused = false // hasRoom has said no since the last onRoom
+
+  /** There were jobs whose handlers may have completed them. */
+  sawDoubts = false
 
   constructor(batcher: Batcher<OutcomePage>, nodeId: () => number, onRoom: () => void) {
     this.#batcher = batcher
@@ -22,6 +25,12 @@ export class OutcomeBuffer {
     if (this.#batcher.hasRoom()) return true
     this.#refused = true
     return false
+  }
+
+  /** The next call is about this job, and counts only when its handler's own transaction has not completed it. */
+  doubt(item: DoubtItem): void {
+    this.sawDoubts = true
+    this.#batcher.page.doubt(item)
   }
 
   /** The attempt succeeded. `bytes` from `start` to `end` is its result as JSON; start equals end: none. */

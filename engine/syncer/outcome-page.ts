@@ -5,6 +5,7 @@
 import type {
   ClaimedChunk,
   DeadItem,
+  DoubtItem,
   FinishedItem,
   Flush,
   ReleaseItem,
@@ -27,6 +28,7 @@ export class OutcomePage implements Page {
   #deads: DeadItem[] = []
   #releases: ReleaseItem[] = []
   #finished: FinishedItem[] = []
+  #doubts: DoubtItem[] = []
   readonly #running = new Map<number, RunningItem>()
   readonly #leaseIndex = new Map<number, number>()
   #lastLease = -1 // most outcomes come in runs of one lease: saves the map
@@ -42,6 +44,12 @@ export class OutcomePage implements Page {
 
   get bytes(): number {
     return this.#rows.bytes + this.#itemBytes
+  }
+
+  /** What comes next about this job counts only when its handler's own transaction has not completed it. */
+  doubt(item: DoubtItem): void {
+    this.#doubts.push(item)
+    this.#itemBytes += ITEM_BYTES + (item.said?.length ?? 0)
   }
 
   completed(
@@ -209,6 +217,7 @@ export class OutcomePage implements Page {
       releases: this.#releases,
       finished: this.#finished,
       running: [...this.#running.values()],
+      ...(this.#doubts.length > 0 ? { doubts: this.#doubts } : {}),
     }
   }
 
@@ -226,6 +235,7 @@ export class OutcomePage implements Page {
     this.#deads = []
     this.#releases = []
     this.#finished = []
+    this.#doubts = []
     this.#running.clear()
     this.#leaseIndex.clear()
     this.#lastLease = -1

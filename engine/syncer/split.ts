@@ -1,8 +1,9 @@
 // Takes a flush apart by job, for the rare case that PostgreSQL refuses it because of what one job said. Halving it
 // again and again leaves that job alone and lets all others through.
 
-import type { DeadItem, FinishedItem, Flush, ReleaseItem, RetryItem, RunningItem } from '../store/types.ts'
-import { jobIdOf, OUTCOME, outcomeOf, withError } from './attempt-rows.ts'
+import { jobIdAt } from '../store/attempt-json.ts'
+import type { DeadItem, DoubtItem, FinishedItem, Flush, ReleaseItem, RetryItem, RunningItem } from '../store/types.ts'
+import { OUTCOME, outcomeOf, withError } from './attempt-rows.ts'
 
 /** Everything that one flush says about one job (or about one range of jobs that are given back unstarted). */
 export interface Unit {
@@ -15,6 +16,7 @@ export interface Unit {
   release: ReleaseItem | null
   finished: FinishedItem | null
   running: RunningItem | null
+  doubt: DoubtItem | null
 }
 
 /** The units of a flush, in the order of its rows, those without a row at the end. */
@@ -33,6 +35,7 @@ export function unitsOf(flush: Flush): Unit[] {
       release: null,
       finished: null,
       running: null,
+      doubt: null,
     }
     units.set(key, made)
     return made
@@ -40,7 +43,7 @@ export function unitsOf(flush: Flush): Unit[] {
   const started = new Set<string>()
   for (let row = 0, start = 0; row < flush.rowCount; row++) {
     const end = flush.rowEnds[row]!
-    const found = unit(flush.rowLeases[row]!, jobIdOf(flush.rows, start))
+    const found = unit(flush.rowLeases[row]!, jobIdAt(flush.rows, start))
     found.tuple = flush.rows.subarray(start, end)
     if (outcomeOf(flush.rows, start) === OUTCOME.released) started.add(`${found.leaseId} ${found.jobId}`)
     start = end
@@ -49,6 +52,7 @@ export function unitsOf(flush: Flush): Unit[] {
   for (const item of flush.deads) unit(item.leaseId, item.jobId).dead = item
   for (const item of flush.finished) unit(item.leaseId, item.jobId).finished = item
   for (const item of flush.running) unit(item.leaseId, item.jobId).running = item
+  for (const item of flush.doubts ?? []) unit(item.leaseId, item.jobId).doubt = item
   for (const item of flush.releases) {
     if (!started.has(`${item.leaseId} ${item.firstId}`)) unit(item.leaseId, item.firstId).release = item
     // Each job that had started has a row of its own, so its release goes with that row.
@@ -72,6 +76,7 @@ export function flushOf(no: number, units: readonly Unit[]): Flush {
   })
   const done = new Map<number, number>()
   for (const unit of units) done.set(unit.leaseId, (done.get(unit.leaseId) ?? 0) + jobsEnded(unit))
+  const doubts = present(units.map((unit) => unit.doubt))
   return {
     no,
     rows: Buffer.concat(withRow.map((unit) => unit.tuple!)),
@@ -85,6 +90,7 @@ export function flushOf(no: number, units: readonly Unit[]): Flush {
     releases: present(units.map((unit) => unit.release)),
     finished: present(units.map((unit) => unit.finished)),
     running: present(units.map((unit) => unit.running)),
+    ...(doubts.length > 0 ? { doubts } : {}),
   }
 }
 

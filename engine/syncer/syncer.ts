@@ -8,11 +8,11 @@
 //
 // It never blocks its caller and never decides what an outcome means; `hasRoom` tells the scheduler when to wait.
 
-import type { Clock } from '../base/clock.ts'
+import type { Clock, Timer } from '../base/clock.ts'
 import { codeOf, EngineError, messageOf } from '../base/errors.ts'
 import type { Deadline, Part } from '../base/lifecycle.ts'
 import type { Log } from '../base/log.ts'
-import type { Flush, FlushResult } from '../store/types.ts'
+import type { DoubtItem, Flush, FlushResult } from '../store/types.ts'
 import { Batcher } from './batcher.ts'
 import { type IterationStats, StatsPage } from './iteration-stats.ts'
 import type { DeadRecord } from './outbox.ts'
@@ -32,6 +32,8 @@ export interface SyncerNeeds {
   onStale?(leaseIds: readonly number[], dropped: number): void
   /** A page is settled and no longer held; so many of its jobs were written (0: they were stale, or only signs of life). */
   onFlushed?(count: number): void
+  /** It is known now whether the job was completed by a transaction of its handler. */
+  onDoubtSettled?(doubt: DoubtItem, committed: boolean): void
   /** `hasRoom` said no and would say yes now. */
   onRoom?(): void
   /** The writer met what cannot happen and has stopped: there will be no room any more. A stop saves what is held. */
@@ -112,6 +114,11 @@ const PAGE_SHARE = 4 // a page takes a quarter of the bytes at most, so that one
 const STATS_BYTES_MAX = 16 * 1024 * 1024
 const STOP_RESERVE_MS = 1_000 // of the deadline, for writing the outbox
 
+/** Between two looks at jobs whose handlers' own transactions are still open after the handlers have ended. */
+const OPEN_LOOK_MS = 100
+/** Of the time to stop, for such transactions to end; whose do not are left to whoever recovers this node's leases. */
+const OPEN_SHARE = 0.5
+
 /** When not even substitutes are taken any more, the outcomes are not what is wrong: from here on they wait. */
 const REFUSED_IN_A_ROW_MAX = 10
 
@@ -132,6 +139,9 @@ export class Syncer implements Part {
   #remaining: Flush[] = []
   /** Outcomes refused one by one, substitutes included, since the last one that was taken. */
   #refusedInARow = 0
+  /** Jobs whose handlers' own transactions are not over: asked about again and again. */
+  #open: Unit[] = []
+  #openTimer: Timer | null = null
   readonly #cut = new AbortController()
   #stopping: Promise<StopReport> | null = null
 
@@ -264,7 +274,7 @@ export class Syncer implements Part {
     return {
       bufferedUpdates: this.#updates.buffered,
       bufferedStats: this.#stats.buffered,
-      heldUpdates: this.#updates.held,
+      heldUpdates: this.#updates.held + this.#open.length,
       heldBytes: this.#updates.heldBytes,
       flushes: this.#flushes,
       written: this.#written,
@@ -286,7 +296,8 @@ export class Syncer implements Part {
   }
 
   async #writePage(page: OutcomePage): Promise<void> {
-    this.#remaining = [page.toFlush(++this.#no)]
+    this.#remaining = page.count > 0 ? [page.toFlush(++this.#no)] : []
+    if (this.#open.length > 0) this.#remaining.push(flushOf(++this.#no, this.#open.splice(0)))
     while (this.#remaining.length > 0) {
       const flush = this.#remaining[0]!
       const refusal = await this.#send(flush, page)
@@ -339,7 +350,8 @@ export class Syncer implements Part {
     }
     this.#refusedInARow = 0
     const stale = staleOutcomes(flush, result.staleLeases)
-    const written = outcomesOf(flush) - stale
+    const open = flush.doubts === undefined ? 0 : this.#doubtsAnswered(flush, result)
+    const written = outcomesOf(flush) - stale - open
     this.#flushes++
     this.#written += written
     this.#staleCount += stale
@@ -347,6 +359,37 @@ export class Syncer implements Part {
     this.#log.debug({ no: flush.no, jobs: written, rows: flush.rowCount, stale }, 'wrote job run update')
     this.#pageWritten += written
     if (result.staleLeases.length > 0) this.#needs.onStale?.(result.staleLeases, stale)
+  }
+
+  /** Keeps what cannot be decided yet for later, and tells of the rest. Returns how many are kept. */
+  #doubtsAnswered(flush: Flush, { doubts, staleLeases }: FlushResult): number {
+    const open = new Set(doubts?.open)
+    const committed = new Set(doubts?.committed)
+    const stale = new Set(staleLeases)
+    // copies: the page's memory is used again
+    if (open.size > 0)
+      for (const unit of unitsOf(flush))
+        if (unit.doubt !== null && open.has(unit.jobId))
+          this.#open.push({ ...unit, tuple: unit.tuple && Buffer.from(unit.tuple) })
+    if (this.#open.length > 0) this.#lookLater()
+    for (const doubt of flush.doubts!)
+      if (!open.has(doubt.jobId) && !stale.has(doubt.leaseId))
+        this.#needs.onDoubtSettled?.(doubt, committed.has(doubt.jobId))
+    return open.size
+  }
+
+  /** An empty page makes the writer ask again. */
+  #lookLater(): void {
+    this.#openTimer ??= this.#clock.after(OPEN_LOOK_MS, () => {
+      this.#openTimer = null
+      if (this.#open.length > 0 && !this.#updates.trySend(new OutcomePage())) this.#lookLater()
+    })
+  }
+
+  /** Resolves when every job that its handler may have completed is decided. */
+  async #decided(): Promise<void> {
+    await this.#updates.flush().catch(() => {}) // a writer that has failed is seen to below
+    while (this.#open.length > 0 && !this.#cut.signal.aborted) await this.#clock.sleep(OPEN_LOOK_MS, this.#cut.signal)
   }
 
   #pageSettled(): void {
@@ -415,11 +458,19 @@ export class Syncer implements Part {
   async #finish(deadline: Deadline): Promise<StopReport> {
     const before = this.#written
     this.#log.debug({ held: this.#updates.held }, 'syncer.stopping')
-    const leftMs = deadline.leftMs()
     const timeUp = new AbortController()
+    if (this.outcomes.sawDoubts)
+      await Promise.race([this.#decided(), this.#clock.sleep(deadline.leftMs() * OPEN_SHARE, timeUp.signal)])
+    const leftMs = deadline.leftMs()
     const closed = Promise.all([this.#updates.close(), this.#stats.close()])
     await Promise.race([closed, this.#clock.sleep(leftMs - Math.min(STOP_RESERVE_MS, leftMs / 2), timeUp.signal)])
     timeUp.abort()
+    this.#openTimer?.cancel()
+    if (this.#open.length > 0)
+      this.#log.warn(
+        { jobs: this.#open.map(({ jobId }) => jobId).slice(0, 20) },
+        'transactions of handlers are still open',
+      )
     this.#statsLost += this.#stats.held
     this.#stats.abandon()
     const outboxed = await this.#storeRest()

@@ -79,6 +79,7 @@ export class PoolHarness implements ReportSink {
     this.pool.feed(lane, {
       task,
       queue: 'q',
+      leaseId: 1,
       firstId: firstSlot + 1_000,
       slots,
       generations: slots.map((slot) => slot + 1),
@@ -169,6 +170,9 @@ export class PoolHarness implements ReportSink {
     told.ranMs = ranMs
     told.retryable = retryable
     told.error = jsonOf(bytes, start, end) as Told['error']
+  }
+  completing(_lane: number, slot: number, generation: number): void {
+    this.#note(slot, generation, 'completing')
   }
   heartbeat(_lane: number, slot: number, generation: number): void {
     this.#note(slot, generation, 'heartbeat')

@@ -7,7 +7,7 @@ import type { Log } from '../../engine/base/log.ts'
 import type { Message } from '../../engine/scheduler/messages.ts'
 import type { MarkedJob, Occurrences, Outcomes, RunUpdate, SchedulerNeeds } from '../../engine/scheduler/needs.ts'
 import { Scheduler } from '../../engine/scheduler/scheduler.ts'
-import type { ClaimedChunk } from '../../engine/store/types.ts'
+import type { ClaimedChunk, DoubtItem } from '../../engine/store/types.ts'
 import type { AbortReason, FeedPiece, LaneLost, Lanes, ReportSink, TaskInfo } from '../../threads/lanes.ts'
 import { ManualClock } from './manual-clock.ts'
 
@@ -200,6 +200,7 @@ export type Written =
 
 export class FakeOutcomes implements Outcomes {
   readonly written: Written[] = []
+  readonly doubts: DoubtItem[] = []
   room = true
   /** False: outcomes are counted and not kept, for measurements. */
   keep = true
@@ -207,6 +208,10 @@ export class FakeOutcomes implements Outcomes {
 
   hasRoom(): boolean {
     return this.room
+  }
+
+  doubt(item: DoubtItem): void {
+    this.doubts.push(item)
   }
 
   completed(

@@ -10,6 +10,7 @@
 --   key        an idempotency key that is taken                     deleted with the terminal outcome
 --   hold       a seat of a group that a job has                     deleted with the terminal outcome
 --   running    a long attempt, visible while it runs                deleted with its lease
+--   completion a job that its handler ended itself (0006)           deleted by the flush that counts it
 --
 -- A job's state is where its row stands; nothing big is ever updated. In these files the word `millrace.` is replaced
 -- by the schema that the user chose.

@@ -396,7 +396,8 @@ do $$ begin
 end $$;
 
 -- Opens a flush: answers whether this flush had been committed before, which leases are lost, and whether the node is.
--- Locks the node (shared) and the leases until the end of the transaction.
+-- Locks the node (shared) and the leases until the end of the transaction; a handler that completes a job of such a lease in
+-- a transaction of its own has a key share of it, and is not in the way.
 create function millrace.flush_begin(p_node int, p_no bigint, p_leases bigint[])
 returns table (fenced boolean, already boolean, stale bigint[]) language plpgsql as $$
 declare v_no bigint; v_mine bigint[]; v_limit_ms int;
@@ -409,7 +410,7 @@ begin
   select f.no into v_no from millrace.flushed f where f.node_id = p_node for update;
   if v_no >= p_no then return query select false, true, '{}'::bigint[]; return; end if;
   select coalesce(array_agg(m.id), '{}') into v_mine
-  from (select l.id from millrace.lease l where l.id = any (p_leases) and l.node_id = p_node order by l.id for update) m;
+  from (select l.id from millrace.lease l where l.id = any (p_leases) and l.node_id = p_node order by l.id for no key update) m;
   return query select false, false, (select coalesce(array_agg(w.id), '{}') from unnest(p_leases) as w(id) where w.id <> all (v_mine));
 end $$;
 
@@ -597,24 +598,22 @@ end $$;
 -- Reopens everything that a dead node held, minus what had committed, and removes it: jobs first, node row last.
 -- A job's first lost holder may be chance, so all go on; from then on only those that had begun (a row in running) are
 -- charged, and p_rescues_max lost holders make a dead letter (POISON). p_sure: the caller knows that the process is gone.
--- Answers null when the node lives or somebody else is at it.
-create function millrace.rescue(p_dead int, p_rescues_max int, p_sure boolean) returns table (reopened int, buried int) language plpgsql
+-- Answers null when the node lives or somebody else is at it; gone is false when a lease had to be left for the next time.
+create function millrace.rescue(p_dead int, p_rescues_max int, p_sure boolean) returns table (reopened int, buried int, gone boolean) language plpgsql
 set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
-declare v_reopened int; v_ended bigint[];
+declare v_reopened int; v_ended bigint[]; v_leases bigint[];
 begin
   perform from millrace.node n where n.id = p_dead and (p_sure or n.seen_at < clock_timestamp() - n.limit_ms * interval '1 ms') for update skip locked;
   if not found then
     -- it may be the dead node itself that holds its row: frozen, or cut off, amid a COPY, which no timeout of the server
     -- ends. Its session goes now, and the next look succeeds.
-    perform pg_terminate_backend(a.pid)
-    from millrace.node n join pg_locks k on k.objid = n.id::oid join pg_stat_activity a on a.pid = k.pid
-    where n.id = p_dead and n.seen_at < clock_timestamp() - n.limit_ms * interval '1 ms'
-      and k.locktype = 'advisory' and k.objsubid = 2 and k.classid = (hashtext('@schema flush')::bigint & 4294967295)::oid
-      and a.datname = current_database() and k.database = a.datid and a.state_change < clock_timestamp() - n.limit_ms * interval '1 ms';
+    perform millrace.end_sessions(p_dead);
     return;
   end if;
-  perform from millrace.lease l where l.node_id = p_dead order by l.id for update;
+  -- a lease of which a handler's own transaction is ending a job waits until that is over
+  select coalesce(array_agg(x.id), '{}') into v_leases
+  from (select l.id from millrace.lease l where l.node_id = p_dead order by l.id for update skip locked) x;
 
   with lost as materialized (
     select j.id, j.queue_id, j.task_id, j.payload_bytes, j.group_key, c.first_id as chunk_id, c.attempt, c.run, c.rescues, c.rank, c.seq,
@@ -623,7 +622,7 @@ begin
     cross join lateral unnest(l.chunks) c
     join millrace.job j on j.id >= c.first_id and j.id < c.first_id + c.count
     cross join lateral (select c.rescues = 0 or exists (select from millrace.running r where r.job_id = j.id and r.lease_id = l.id) as begun) m
-    where l.node_id = p_dead and not exists (select from millrace.attempt a where a.job_id = j.id and a.run >= c.run)
+    where l.id = any (v_leases) and not exists (select from millrace.attempt a where a.job_id = j.id and a.run >= c.run)
   ), tried as (
     insert into millrace.attempt (job_id, run, attempt, outcome, node_id, lane, started_at, finished_at, error)
     select t.id, t.run, t.attempt, 'l', p_dead, -1, null, clock_timestamp(),
@@ -647,11 +646,17 @@ begin
   )
   select count(*) filter (where not t.ends), coalesce(array_agg(t.id) filter (where t.ends), '{}') into v_reopened, v_ended from lost t;
   perform millrace.let_go(v_ended, v_ended, '{}');
-  delete from millrace.running r using millrace.lease l where l.node_id = p_dead and r.lease_id = l.id;
-  delete from millrace.lease l where l.node_id = p_dead;
+  delete from millrace.running r where r.lease_id = any (v_leases);
+  delete from millrace.completion x where x.lease_id = any (v_leases);
+  delete from millrace.lease l where l.id = any (v_leases);
+  if exists (select from millrace.lease l where l.node_id = p_dead) then
+    perform millrace.end_sessions(p_dead);
+    if cardinality(v_leases) > 0 then return query select v_reopened, cardinality(v_ended), false; end if;
+    return;
+  end if;
   delete from millrace.flushed f where f.node_id = p_dead;
   delete from millrace.node n where n.id = p_dead;
-  return query select v_reopened, cardinality(v_ended);
+  return query select v_reopened, cardinality(v_ended), true;
 end $$;
 
 -- A node says goodbye: only when nothing is leased to it any more; otherwise its leases are reopened uncharged.

@@ -191,6 +191,7 @@ function lateConsole(open: () => Promise<Omit<Console, 'schedules'>>, schedules:
       cleanup: async (filter) => (await get()).results.cleanup(filter),
     },
     nodes: async () => (await get()).nodes(),
+    loops: async (overMs) => (await get()).loops(overMs),
     jobs: async (filter) => (await get()).jobs(filter),
     job: async (id) => (await get()).job(id),
     explain: async (id) => (await get()).explain(id),

@@ -138,6 +138,11 @@ export interface Console {
   readonly queue: QueueVerbs
   readonly results: ResultVerbs
   nodes(): Promise<NodeRow[]>
+  /**
+   * The loops of the nodes over the last `overMs` (default five minutes, at most a day), those that are gone too. Nodes
+   * write their samples every `statsFlushMs`; they are kept for a day.
+   */
+  loops(overMs?: number): Promise<LoopRow[]>
   /** Newest first; `limit` at most 1,000 (default 50), `before` continues below an id. */
   jobs(filter?: JobFilter): Promise<JobRow[]>
   job(id: number): Promise<JobRow | null>
@@ -238,6 +243,22 @@ export interface NodeRow {
   readonly silentMs: number
   readonly limitMs: number
   readonly held: number
+}
+
+/** What the loop of a node was like lately: samples of about one iteration a second, written with a delay. */
+export interface LoopRow {
+  readonly node: number
+  readonly samples: number
+  readonly lastAt: Date
+  /** Time of one iteration. */
+  readonly p50Ms: number
+  readonly maxMs: number
+  /** Orchestrators in memory (jobs and occurrences), and due times in the index, at the last sample. */
+  readonly activeOrchestrators: number
+  readonly indexSize: number
+  readonly inboxDepthMax: number
+  /** Mean number of messages and reports that an iteration handled. */
+  readonly messages: number
 }
 
 export type JobState =

@@ -1,7 +1,18 @@
 // The administrator's verbs, over the store. Lists are bounded; what is not there is an error with a code; nothing here
 // touches what a node holds, except by asking its holder.
 
-import type { Console, DeadFilter, DeadRow, DoctorRow, JobEvent, JobFilter, JobLife, JobRow, NodeRow } from './api.ts'
+import type {
+  Console,
+  DeadFilter,
+  DeadRow,
+  DoctorRow,
+  JobEvent,
+  JobFilter,
+  JobLife,
+  JobRow,
+  LoopRow,
+  NodeRow,
+} from './api.ts'
 import { EngineError } from './base/errors.ts'
 import { openQueueVerbs, statsOf } from './queue-verbs.ts'
 import { openResultVerbs, timeOf } from './result-verbs.ts'
@@ -10,6 +21,8 @@ import type { Store } from './store/store.ts'
 
 const LIST_DEFAULT = 50
 const LIST_MAX = 1_000
+const LOOPS_MS = 300_000
+const LOOPS_MS_MAX = 86_400_000
 /** Dead letters that one requeue touches at most, and one batch of a purge. */
 const DEAD_MAX = 10_000
 
@@ -74,6 +87,26 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
           silentMs: Math.max(0, Math.round(row.silent_ms as number)),
           limitMs: row.limit_ms as number,
           held: row.held as number,
+        }),
+      )
+    },
+
+    async loops(overMs = LOOPS_MS) {
+      if (!(overMs >= 1_000 && overMs <= LOOPS_MS_MAX))
+        throw new EngineError('VALIDATION', `overMs must be from 1,000 to ${LOOPS_MS_MAX}, got ${String(overMs)}`, {
+          field: 'overMs',
+        })
+      return (await ask('loops', [overMs])).map(
+        (row): LoopRow => ({
+          node: row.node_id as number,
+          samples: row.samples as number,
+          lastAt: row.last_at as Date,
+          p50Ms: row.p50_ms as number,
+          maxMs: row.max_ms as number,
+          activeOrchestrators: row.active as number,
+          indexSize: row.indexed as number,
+          inboxDepthMax: row.waiting_max as number,
+          messages: row.handled as number,
         }),
       )
     },

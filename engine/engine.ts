@@ -29,6 +29,7 @@ import { Scheduler } from './scheduler/scheduler.ts'
 import { Schedules } from './schedules.ts'
 import { backoffMs } from './store/connection.ts'
 import { Listener } from './store/listener.ts'
+import { writeLoopSamples } from './store/loop-samples.ts'
 import { RetentionStore } from './store/retention-store.ts'
 import { completeSql } from './store/statements.ts'
 import type { Store } from './store/store.ts'
@@ -202,7 +203,7 @@ class MillraceEngine extends Access {
     this.#syncer = new Syncer(
       {
         flush: (flush) => this.#flush(flush),
-        writeStats: async () => {},
+        writeStats: (rows) => writeLoopSamples(store, this.#node.id, clock.wallMs(), rows),
         nodeId: () => this.#node.id,
         onDoubtSettled: (doubt, committed) => this.#doubtSettled(doubt, committed),
         onStale: (leases, dropped) => log.warn({ leases: leases.slice(0, 20), dropped }, 'report.stale'),
@@ -252,6 +253,7 @@ class MillraceEngine extends Access {
       hurry: () => this.#syncer.requestFlush(),
       onRoom: () => this.#claimer.room(),
       onShutdown: (reason) => this.#stopItself(reason),
+      onIteration: (stats) => this.#syncer.recordStats(stats),
       onJobLog: (chunk, jobId, bytes, start, end) => this.#jobLog(chunk.task, jobId, bytes, start, end),
     })
     this.#claimer = new Claimer(

@@ -16,6 +16,7 @@ export type {
   JobState,
   LoopInbox,
   LoopMessage,
+  LoopRow,
   NodeRow,
   OccurrenceRow,
   Producer,

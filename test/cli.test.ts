@@ -232,6 +232,19 @@ function fakeConsole(overrides: Partial<Console> = {}): Console {
         held: 17,
       },
     ],
+    loops: async () => [
+      {
+        node: 3,
+        samples: 60,
+        lastAt: CREATED,
+        p50Ms: 0.04,
+        maxMs: 1.5,
+        activeOrchestrators: 17,
+        indexSize: 100,
+        inboxDepthMax: 2,
+        messages: 12.5,
+      },
+    ],
     jobs: async () => [JOB],
     job: async () => JOB,
     explain: async () => ({
@@ -535,7 +548,8 @@ test('jobs and stats print tables for people and one JSON line per row for machi
   assert.equal(json.err, '')
   const stats = await cli(['stats'])
   assert.match(stats.out, /default +1,234 +2 +3 +4 +5 +6 +1 min 1 s/)
-  assert.deepEqual(Object.keys((await cli(['stats', '--json'])).lines[0]!), ['queues', 'nodes'])
+  assert.match(stats.out, /17 +live +1\.2 s ago +40 µs, 1\.5 ms/)
+  assert.deepEqual(Object.keys((await cli(['stats', '--json'])).lines[0]!), ['queues', 'nodes', 'loops'])
 })
 
 test('jobs passes its filter on, with the words that people use for states', async () => {

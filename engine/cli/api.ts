@@ -13,6 +13,7 @@ export type {
   EngineStats,
   JobFilter,
   JobRow,
+  LoopRow,
   NodeRow,
   QueueStats,
   ScheduleChange,

@@ -1,6 +1,6 @@
 // `stats [--watch]`: queues and nodes as the database sees them.
 
-import type { Client, NodeRow, QueueStats } from './api.ts'
+import type { Client, LoopRow, NodeRow, QueueStats } from './api.ts'
 import { type Cli, withClient } from './context.ts'
 import { count, printTable, span } from './text.ts'
 
@@ -23,15 +23,18 @@ export async function stats(cli: Cli, flags: { watch?: boolean; every: number })
 interface Seen {
   readonly queues: readonly QueueStats[]
   readonly nodes: readonly NodeRow[]
+  /** Of the last five minutes. */
+  readonly loops: readonly LoopRow[]
 }
 
 async function look(client: Client): Promise<Seen> {
-  const [queues, nodes] = await Promise.all([client.console.queues(), client.console.nodes()])
-  return { queues, nodes }
+  const { console: look } = client
+  const [queues, nodes, loops] = await Promise.all([look.queues(), look.nodes(), look.loops()])
+  return { queues, nodes, loops }
 }
 
-async function show({ terminal, program }: Cli, { queues, nodes }: Seen): Promise<void> {
-  if (terminal.json) return terminal.record({ queues, nodes })
+async function show({ terminal, program }: Cli, { queues, nodes, loops }: Seen): Promise<void> {
+  if (terminal.json) return terminal.record({ queues, nodes, loops })
   if (queues.length === 0)
     return terminal.print(`No queue yet. Enqueue a job: ${program} enqueue TASK '{"some":"json"}'`)
   await printTable(
@@ -64,6 +67,7 @@ async function show({ terminal, program }: Cli, { queues, nodes }: Seen): Promis
       { head: 'holds', align: 'right' },
       { head: 'state' },
       { head: 'heard' },
+      { head: 'loop p50, max', align: 'right' },
     ],
     nodes.map((row) => [
       String(row.id),
@@ -73,8 +77,13 @@ async function show({ terminal, program }: Cli, { queues, nodes }: Seen): Promis
       count(row.held),
       row.silentMs > row.limitMs ? terminal.style('red', 'silent') : row.state,
       `${span(row.silentMs)} ago`,
+      loopOf(loops.find((loop) => loop.node === row.id)),
     ]),
   )
+}
+
+function loopOf(loop: LoopRow | undefined): string {
+  return loop === undefined ? '' : `${span(loop.p50Ms)}, ${span(loop.maxMs)}`
 }
 
 const NUMBERS = ['waiting', 'in flight', 'scheduled', 'retrying', 'blocked', 'dead']

@@ -6,7 +6,7 @@ import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import type { Settings } from '../config/settings.ts'
 import type { State } from '../orchestrator/states.ts'
-import type { ClaimedChunk, DoubtItem } from '../store/types.ts'
+import type { ClaimedChunk, DoubtItem, IterationStats } from '../store/types.ts'
 import type { Message } from './messages.ts'
 
 type SchedulerSettings = Pick<
@@ -43,7 +43,7 @@ export interface SchedulerNeeds {
   onShutdown?(reason: string): void
   /** A line of a handler's own log: JSON bytes, valid only during the call. */
   onJobLog?(chunk: ClaimedChunk, jobId: number, bytes: Uint8Array, start: number, end: number): void
-  /** Where statistics of an iteration go, at most one call per loopIdleMs. */
+  /** Where statistics of an iteration go, at most one call a second. */
   onIteration?(stats: IterationStats): void
   /** Runs `fn` soon without starving the event loop; default setImmediate. */
   readonly turn?: (fn: () => void) => void
@@ -153,13 +153,4 @@ export interface RunUpdate {
   readonly atMs: number
   readonly success: boolean | null
   readonly error: string | null
-}
-
-interface IterationStats {
-  readonly timestampMs: number
-  readonly durationMs: number
-  readonly activeOrchestrators: number
-  readonly indexSize: number
-  readonly inboxDepth: number
-  readonly messagesProcessed: number
 }

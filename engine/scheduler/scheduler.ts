@@ -35,6 +35,8 @@ const REFILL_SHARE = 0.7
 /** What waits this long beyond what the lanes get done in that time is given to other nodes. */
 const SURPLUS_AFTER_MS = 2_000
 const SURPLUS_EVERY_MS = 500
+/** An iteration is told about this often at most. */
+const SAMPLE_EVERY_MS = 1_000
 /** Of the time to stop: what aborted jobs get, and what is left to others for their own stop. */
 const STOP_GRACE_MS = 1_000
 
@@ -326,7 +328,7 @@ export class Scheduler {
     const durationMs = this.#needs.clock.steadyMs() - now.steadyMs
     histograms.iterated(durationMs)
     if (this.#needs.onIteration === undefined || now.steadyMs < this.#nextSampleMs) return
-    this.#nextSampleMs = now.steadyMs + this.#needs.settings.loopIdleMs
+    this.#nextSampleMs = now.steadyMs + Math.max(SAMPLE_EVERY_MS, this.#needs.settings.loopIdleMs)
     this.#needs.onIteration({
       timestampMs: now.wallMs,
       durationMs,

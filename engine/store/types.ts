@@ -170,3 +170,16 @@ export interface NewChunk {
   /** JSON texts, `count` of them. */
   readonly payloads: readonly string[]
 }
+
+/** What the loop tells about one of its iterations. */
+export interface IterationStats {
+  /** Wall clock of the node at the start of the iteration. */
+  readonly timestampMs: number
+  readonly durationMs: number
+  /** Orchestrators in memory: jobs and occurrences. */
+  readonly activeOrchestrators: number
+  readonly indexSize: number
+  /** Messages that waited at its end. */
+  readonly inboxDepth: number
+  readonly messagesProcessed: number
+}

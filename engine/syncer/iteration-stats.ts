@@ -1,16 +1,7 @@
 // What the loop tells about each of its iterations, gathered until there is enough to write.
 
+import type { IterationStats } from '../store/types.ts'
 import type { Page } from './batcher.ts'
-
-export interface IterationStats {
-  /** Wall clock at the start of the iteration. */
-  readonly timestampMs: number
-  readonly durationMs: number
-  readonly activeOrchestrators: number
-  readonly indexSize: number
-  readonly inboxDepth: number
-  readonly messagesProcessed: number
-}
 
 const STATS_BYTES = 96 // an object of six numbers
 

@@ -44,6 +44,18 @@ create table millrace.flushed (
   no      bigint not null
 ) with (fillfactor = 50);
 
+-- What the loop of a node was like, about once a second, written many at a time. For people; kept for a day.
+create table millrace.loop_sample (
+  at       timestamptz not null,
+  node_id  int not null,
+  took_us  int not null,
+  active   int not null,
+  indexed  int not null,
+  waiting  int not null,
+  handled  int not null
+) with (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 10000);
+create index loop_sample_at on millrace.loop_sample (at);
+
 create table millrace.queue (
   id         int generated always as identity primary key,
   name       text not null unique check (length(name) between 1 and 255),

@@ -92,3 +92,9 @@ left join (
   ) f
   group by j.queue_id) l on l.queue_id = q.id
 left join (select queue_id, count(*)::bigint as jobs from millrace.dead group by queue_id) d on d.queue_id = q.id;
+
+-- Iterations of the nodes' loops, about one a second of each, for a day. Ask for a range of `at`: that is the index.
+create view millrace.loops as
+select l.at, l.node_id, l.took_us / 1000.0::float8 as took_ms, l.active as active_orchestrators, l.indexed as index_size,
+  l.waiting as inbox_depth, l.handled as messages_processed
+from millrace.loop_sample l;

@@ -120,6 +120,13 @@ select id, host, pid, version, threads, state, started_at, seen_at, (extract(epo
   (select coalesce(sum(l.open), 0) from millrace.lease l where l.node_id = n.id)::float8 as held
 from millrace.node n order by id;
 
+-- name: loops
+-- The loops of the last so many milliseconds, by node. Params: $1 ms. Index: loop_sample_at.
+select node_id, count(*)::int as samples, max(at) as last_at, percentile_cont(0.5) within group (order by took_us) / 1000.0 as p50_ms,
+  max(took_us) / 1000.0::float8 as max_ms, (array_agg(active order by at desc))[1] as active, (array_agg(indexed order by at desc))[1] as indexed,
+  max(waiting) as waiting_max, avg(handled)::float8 as handled
+from millrace.loop_sample where at > clock_timestamp() - $1::float8 * interval '1 ms' group by node_id order by node_id;
+
 -- name: doctor_server
 -- What the server says of itself, as far as it matters for durability and for connections.
 select current_setting('server_version') as version, current_setting('server_version_num')::int as version_num, current_setting('fsync') as fsync,

@@ -207,13 +207,21 @@ test('[CS-092] 100 runs of one moment are enqueued together, and all complete', 
       for (let n = 0; n < 100; n++) store.put(`job${n}`, '5 0 12 * * *')
     },
   })
+  const batches: number[] = []
+  const { store } = bench
+  const fire = store.fire.bind(store)
+  store.fire = (nodeId, items) => {
+    if (items.length > 0) batches.push(items.length)
+    return fire(nodeId, items)
+  }
   await bench.start()
   await bench.pass(4_500)
   for (let round = 0; round < 200 && bench.outcomes.count < 100; round++) {
     bench.lanes.runAll()
     await bench.pass(10, 10)
   }
-  assert.equal(bench.store.decided.size, 100)
+  assert.equal(store.decided.size, 100)
+  assert.deepEqual(batches, [50, 50], 'a first statement that is small, so that threads have work soon, then the rest')
   assert.equal(bench.outcomes.of('completed').length, 100)
   assert.equal(new Set(bench.outcomes.of('completed').map((it) => it.jobId)).size, 100)
   await bench.schedules.stop()

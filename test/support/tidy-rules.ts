@@ -117,19 +117,14 @@ export const AMBIENT: readonly Ambient[] = [
 
 /** Error codes that nothing uses yet, and why they stand in the table all the same. */
 export const CODES_IN_WAITING: Readonly<Record<string, string>> = {
-  SCHEDULE_NOT_FOUND: 'schedules have no verbs yet',
   INBOX_FULL: 'the inbox refuses by value; the code is for those who turn that into an error',
 }
 
 /** Codes that are not ours, or of the command line alone, where it says what it could not read. */
 export const CODES_OF_OTHERS = /^(?:ERR_\w+|E[A-Z]+|USAGE|UNEXPECTED)$/
 
-/** Settings that nothing uses yet, and why. */
-export const SETTINGS_IN_WAITING: Readonly<Record<string, string>> = {
-  indexRebuildMs: 'of the run index, which the engine does not drive yet',
-  lookaheadMs: 'of the run index, which the engine does not drive yet',
-  inboxSendTimeoutMs: 'of senders on the main thread, of which there are none yet',
-}
+/** Functions of the database that users call. */
+export const FUNCTIONS_FOR_OTHERS: ReadonlySet<string> = new Set(['enqueue', 'put_schedule'])
 
 /** Durable states that no row can show, and why. */
 export const STATES_NOT_SHOWN: Readonly<Record<string, string>> = {

@@ -264,3 +264,107 @@ begin
   end loop;
   return v_done;
 end $$;
+
+-- ------------------------------------------------------------------ schedules, from any language
+
+-- Makes or changes one schedule in the caller's own transaction: what is not named gets its default, but for paused,
+-- which stays as it is (null). Engines hear of it with the commit. Answers created, changed or same.
+-- options: {priority, maxAttempts, timeoutMs, group, ephemeral, meta}. What is no five or six fields is refused
+-- here; what only the engine can tell (a day that never comes) stands in the column error of the view schedules.
+-- Errors: SQLSTATE MR400 with the field and the rule.
+create function millrace.put_schedule(
+  id text,
+  task text,
+  cron text,
+  time_zone text default 'UTC',
+  payload json default '{}',
+  queue text default 'default',
+  options json default '{}',
+  starts_at timestamptz default null,
+  ends_at timestamptz default null,
+  jitter_ms int default 0,
+  overlap text default 'allow',
+  catch_up text default 'one',
+  catch_up_ms bigint default 86400000,
+  paused boolean default null
+) returns text language plpgsql as $$
+#variable_conflict use_variable
+declare
+  v_options jsonb := coalesce(options::jsonb, '{}');
+  v_key text;
+  v_source text;
+  v_what text;
+begin
+  if id is null or length(id) not between 1 and 255 then raise exception 'id must have 1 to 255 characters' using errcode = 'MR400'; end if;
+  if task is null or length(task) not between 1 and 255 then raise exception 'task must have 1 to 255 characters' using errcode = 'MR400'; end if;
+  if queue is null or length(queue) not between 1 and 255 then raise exception 'queue must have 1 to 255 characters' using errcode = 'MR400'; end if;
+  if cron is null or length(cron) > 255 or cron !~* '^\s*(@[a-z]+|[0-9a-z*/,#?-]+(\s+[0-9a-z*/,#?-]+){4,5})\s*$' then
+    raise exception 'cron must be five fields, six with seconds first, or a shorthand such as @hourly, got %', left(cron, 60) using errcode = 'MR400';
+  end if;
+  begin
+    if time_zone is null or length(time_zone) > 64 or time_zone ~ '[<>:;]' then raise exception 'no zone'; end if;
+    perform clock_timestamp() at time zone time_zone;
+  exception when others then
+    raise exception 'time_zone must be a name such as Europe/Berlin, got %', left(time_zone, 60) using errcode = 'MR400';
+  end;
+  payload := coalesce(payload, 'null'::json);
+  if payload::text ~ '(^|[^\\])(\\\\)*\\u0000' then raise exception 'payload must not contain U+0000' using errcode = 'MR400'; end if;
+  if octet_length(payload::text) > 65536 then raise exception 'payload must have at most 65536 bytes, got %', octet_length(payload::text) using errcode = 'MR400'; end if;
+  if jsonb_typeof(v_options) <> 'object' then raise exception 'options must be a JSON object' using errcode = 'MR400'; end if;
+  select k into v_key from jsonb_object_keys(v_options) k where k <> all (array['priority', 'maxAttempts', 'timeoutMs', 'group', 'ephemeral', 'meta']) limit 1;
+  if found then raise exception 'options must be of priority, maxAttempts, timeoutMs, group, ephemeral, meta, got %', left(v_key, 60) using errcode = 'MR400'; end if;
+  perform millrace.option_whole(v_options, 'priority', -100, 100), millrace.option_whole(v_options, 'maxAttempts', 1, 10000),
+    millrace.option_whole(v_options, 'timeoutMs', 0, 2147483647);
+  if v_options ? 'group' and (jsonb_typeof(v_options -> 'group') <> 'string' or length(v_options ->> 'group') not between 1 and 255) then
+    raise exception 'options.group must be a string of 1 to 255 characters' using errcode = 'MR400';
+  end if;
+  if v_options ? 'ephemeral' and jsonb_typeof(v_options -> 'ephemeral') <> 'boolean' then raise exception 'options.ephemeral must be true or false' using errcode = 'MR400'; end if;
+  if v_options ? 'meta' and jsonb_typeof(v_options -> 'meta') <> 'object' then raise exception 'options.meta must be a JSON object' using errcode = 'MR400'; end if;
+  if ends_at <= starts_at then raise exception 'ends_at must be after starts_at' using errcode = 'MR400'; end if;
+  if jitter_ms is null or jitter_ms not between 0 and 3600000 then raise exception 'jitter_ms must be from 0 to 3600000, got %', jitter_ms using errcode = 'MR400'; end if;
+  if overlap is null or overlap not in ('allow', 'skip', 'queue') then raise exception 'overlap must be allow, skip or queue, got %', left(overlap, 60) using errcode = 'MR400'; end if;
+  if catch_up is null or catch_up not in ('none', 'one', 'all') then raise exception 'catch_up must be none, one or all, got %', left(catch_up, 60) using errcode = 'MR400'; end if;
+  if catch_up_ms is null or catch_up_ms not between 0 and 604800000 then raise exception 'catch_up_ms must be from 0 to 604800000, got %', catch_up_ms using errcode = 'MR400'; end if;
+
+  select s.source into v_source from millrace.schedule s where s.id = put_schedule.id;
+  select p.what into v_what from millrace.put_schedules(json_build_array(json_build_object(
+    'id', id, 'queue_id', millrace.queue_id(queue), 'task_id', millrace.task_id(task), 'cron', cron, 'time_zone', time_zone,
+    'payload', payload, 'options', v_options, 'starts_ms', extract(epoch from starts_at) * 1000, 'ends_ms', extract(epoch from ends_at) * 1000,
+    'jitter_ms', jitter_ms, 'overlap', overlap, 'catch_up', catch_up, 'catch_up_ms', catch_up_ms, 'paused', paused)),
+    coalesce(v_source, 'api'), false, null) p;
+  return v_what;
+end $$;
+
+-- Refuses an option of a schedule that is there and no whole number of this range.
+create function millrace.option_whole(p_options jsonb, p_name text, p_min int, p_max int) returns void language plpgsql immutable as $$
+begin
+  if not p_options ? p_name then return; end if;
+  if jsonb_typeof(p_options -> p_name) = 'number' then
+    if (p_options ->> p_name)::numeric between p_min and p_max and (p_options ->> p_name)::numeric % 1 = 0 then return; end if;
+  end if;
+  raise exception 'options.% must be a whole number from % to %, got %', p_name, p_min, p_max, left(p_options ->> p_name, 60) using errcode = 'MR400';
+end $$;
+
+-- Pauses or resumes a schedule in the caller's own transaction; due times that pass while it is paused are nobody's.
+-- Answers whether there is such a schedule.
+create function millrace.pause_schedule(id text, paused boolean default true) returns boolean language plpgsql as $$
+#variable_conflict use_variable
+begin
+  update millrace.schedule s set paused = pause_schedule.paused, changed = nextval('millrace.schedule_change'), updated_at = clock_timestamp(),
+    since = case when pause_schedule.paused then s.since else clock_timestamp() end
+  where s.id = pause_schedule.id and s.paused <> pause_schedule.paused;
+  if found then perform pg_notify('millrace_@schema', 'h'); return true; end if;
+  return exists (select from millrace.schedule s where s.id = pause_schedule.id);
+end $$;
+
+create function millrace.resume_schedule(id text) returns boolean language sql as $$ select millrace.pause_schedule(id, false) $$;
+
+-- Deletes a schedule in the caller's own transaction; jobs that it has made stay. Answers whether there was one.
+create function millrace.delete_schedule(id text) returns boolean language plpgsql as $$
+#variable_conflict use_variable
+begin
+  delete from millrace.schedule s where s.id = delete_schedule.id;
+  if not found then return false; end if;
+  perform pg_notify('millrace_@schema', 'h');
+  return true;
+end $$;

@@ -47,25 +47,16 @@ delete from millrace.occurrence where ctid = any (array(select ctid from old)) r
 select id, what from millrace.put_schedules($1, $2, $3, $4);
 
 -- name: pause
--- Params: $1 schedule. Returns it when it exists.
-with done as (
-  update millrace.schedule set paused = true, changed = nextval('millrace.schedule_change'), updated_at = clock_timestamp()
-  where id = $1 and not paused returning id
-), told as (select pg_notify('millrace_@schema', 'h') from done)
-select s.id, (select count(*) from told)::int as told from millrace.schedule s where s.id = $1;
+-- Params: $1 schedule. Returns a row when it exists.
+select 1 as found where millrace.pause_schedule($1);
 
 -- name: resume
--- Due times that passed meanwhile are nobody's. Params: $1 schedule. Returns it when it exists.
-with done as (
-  update millrace.schedule set paused = false, since = clock_timestamp(), changed = nextval('millrace.schedule_change'), updated_at = clock_timestamp()
-  where id = $1 and paused returning id
-), told as (select pg_notify('millrace_@schema', 'h') from done)
-select s.id, (select count(*) from told)::int as told from millrace.schedule s where s.id = $1;
+-- Due times that passed meanwhile are nobody's. Params: $1 schedule. Returns a row when it exists.
+select 1 as found where millrace.resume_schedule($1);
 
 -- name: delete
--- Params: $1 schedule. Returns it when it existed.
-with gone as (delete from millrace.schedule where id = $1 returning id)
-select id, pg_notify('millrace_@schema', 'h')::text as told from gone;
+-- Params: $1 schedule. Returns a row when it existed.
+select 1 as found where millrace.delete_schedule($1);
 
 -- name: note_trigger
 -- Params: $1 schedule, $2 job. The moment of a manual occurrence has a fraction that no due time has.

@@ -620,7 +620,8 @@ begin
       m.begun, m.begun and c.rescues + 1 >= p_rescues_max as ends
     from millrace.lease l
     cross join lateral unnest(l.chunks) c
-    join millrace.job j on j.id >= c.first_id and j.id < c.first_id + c.count
+    -- offset 0: chunk by chunk, whatever is believed about the size of the table
+    cross join lateral (select k.* from millrace.job k where k.id >= c.first_id and k.id < c.first_id + c.count offset 0) j
     cross join lateral (select c.rescues = 0 or exists (select from millrace.running r where r.job_id = j.id and r.lease_id = l.id) as begun) m
     where l.id = any (v_leases) and not exists (select from millrace.attempt a where a.job_id = j.id and a.run >= c.run)
   ), tried as (

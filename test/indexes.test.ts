@@ -315,9 +315,9 @@ test('the buckets of queues are counted in one pass over what waits', async () =
       .join(' union all ')}) w`,
   )
   assert.ok(rows <= 1.1 * all!.rows, `${rows} of ${all!.rows} rows were read`)
-  // of one queue, whatever is ready in others; only what is scheduled is looked at whole
+  // of one queue, whatever is ready in others; what is scheduled and blocked may be looked at whole
   const one = await counted(await connect(), sql.get('queue_stats')!, ['groups'])
-  assert.ok(one.rows <= 100_000, `${one.rows} rows were read`)
+  assert.ok(one.rows <= 200_000, `${one.rows} rows were read`)
 })
 
 test('lists by state hold what the view says, in order and without a gap', async () => {

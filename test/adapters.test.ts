@@ -14,6 +14,7 @@ import { fromDrizzle } from '../engine/adapters/drizzle.ts'
 import { fromKnex } from '../engine/adapters/knex.ts'
 import { fromKysely } from '../engine/adapters/kysely.ts'
 import { fromPostgres } from '../engine/adapters/postgres.ts'
+import { fromPrisma } from '../engine/adapters/prisma.ts'
 import { codeOf } from '../engine/base/errors.ts'
 import { defineTask, type ForeignClient, type TaskContext } from '../engine/index.ts'
 import { type EngineBundle, withEngines } from './support/engine.ts'
@@ -143,3 +144,55 @@ test('postgres.js: jobs come and are completed with the commit, and not with a r
     }
   })
 })
+
+test('Prisma, as its transactions answer: jobs come and are completed with the commit, and not with a rollback', async () => {
+  await withEngines(async (bundle) => {
+    const pool = new pg.Pool({ connectionString: bundle.url })
+    try {
+      await proven(bundle, async (work) => {
+        const client = await pool.connect()
+        try {
+          await client.query('begin')
+          await work(fromPrisma(asPrisma(client)))
+          await client.query('commit')
+        } catch (error) {
+          await client.query('rollback')
+          throw error
+        } finally {
+          client.release()
+        }
+      })
+    } finally {
+      await pool.end()
+    }
+  })
+})
+
+const VOID = 2278
+
+/**
+ * A transaction that behaves as one of Prisma 6.19 with @prisma/adapter-pg did when this was written: it refuses columns of
+ * the type void, answers large integers as BigInt, and hides PostgreSQL's code. The library itself wants programs that are
+ * not in the package registry.
+ */
+function asPrisma(client: pg.PoolClient): { $queryRawUnsafe<Row>(text: string, ...values: unknown[]): Promise<Row> } {
+  return {
+    async $queryRawUnsafe<Row>(text: string, ...values: unknown[]) {
+      const answer = await client.query({ text, values }).catch((error) => {
+        const cause = { originalCode: error.code, originalMessage: error.message, kind: 'postgres' }
+        throw Object.assign(new Error(`Raw query failed. Code: \`${error.code}\``), {
+          code: 'P2010',
+          meta: { driverAdapterError: Object.assign(new Error(error.message), { cause }) },
+        })
+      })
+      if (answer.fields.some(({ dataTypeID }) => dataTypeID === VOID))
+        throw Object.assign(new Error("Failed to deserialize column of type 'void'"), { code: 'P2010' })
+      const large = new Set(answer.fields.filter(({ dataTypeID }) => dataTypeID === 20).map(({ name }) => name))
+      return answer.rows.map((row) =>
+        Object.fromEntries(
+          Object.entries(row).map(([key, value]) => [key, large.has(key) ? BigInt(String(value)) : value]),
+        ),
+      ) as Row
+    },
+  }
+}

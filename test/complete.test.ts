@@ -192,6 +192,23 @@ test(
     }),
 )
 
+test('a thread that is ended with its transaction open: the deadline counts, and nothing of it is left', LIMIT, () =>
+  withLedger(async (ledger) => {
+    const engine = await ledger.engine({ tasks: TASKS })
+    const open = await ledger.close()
+    const { id } = await ledger.client.enqueue('ledger-hasty', ledger.entry('return', { gate: GATE }), {
+      maxAttempts: 1,
+    })
+    const job = await ledger.inState(id, 'failed')
+    assert.equal((job.error as { code: string }).code, 'TASK_TIMED_OUT')
+    await open()
+    await engine.drain(30_000)
+    assert.deepEqual([await ledger.effects(id), await ledger.outcomes(id)], [[], ['timed_out TASK_TIMED_OUT']])
+    assert.equal(engine.stats().timedOut, 1)
+    assert.ok(await isClean(ledger))
+  }),
+)
+
 test('a job that is cancelled after its commit stays completed', LIMIT, () =>
   withLedger(async (ledger) => {
     const engine = await ledger.engine({ tasks: TASKS })

@@ -56,13 +56,7 @@ export async function completeWithin(
 function refusal(error: unknown, jobId: number): EngineError | null {
   let at: unknown = error
   for (let depth = 0; depth < 5 && typeof at === 'object' && at !== null; depth++) {
-    const { code, meta, message, cause } = at as {
-      code?: unknown
-      meta?: { code?: unknown; message?: unknown }
-      message?: unknown
-      cause?: unknown
-    }
-    const sqlState = code === 'MR409' || code === 'MR400' ? code : meta?.code
+    const { code: sqlState, message, cause } = at as { code?: unknown; message?: unknown; cause?: unknown }
     if (sqlState === 'MR409') return new EngineError('LEASE_LOST', String(message), { jobId, sqlState }, error)
     if (sqlState === 'MR400') return new EngineError('VALIDATION', String(message), { jobId, sqlState }, error)
     at = cause

@@ -178,10 +178,8 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
     },
 
     async cancel(id, reason = 'cancelled by the console') {
-      const [row] = await ask<{ outcome: string }>('cancel', [idOf(id), reason])
-      if (row?.outcome !== 'held') return (row?.outcome ?? 'unknown') as 'cancelled' | 'finished' | 'unknown'
-      await store.notify(`c${id}`)
-      return 'signalled'
+      const [row] = await ask<{ outcome: 'cancelled' | 'held' | 'finished' | 'unknown' }>('cancel', [idOf(id), reason])
+      return row!.outcome === 'held' ? 'signalled' : row!.outcome
     },
 
     doctor: () => examine(store, ask, nodeVersion),

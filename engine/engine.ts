@@ -19,6 +19,7 @@ import { codeOf, EngineError, messageOf } from './base/errors.ts'
 import { Deadline } from './base/lifecycle.ts'
 import type { Log } from './base/log.ts'
 import type { TaskDefinition } from './base/task.ts'
+import { Cancels } from './cancels.ts'
 import { Claimer } from './claimer.ts'
 import type { Settings } from './config/settings.ts'
 import type { TaskDefaults } from './enqueuer/options.ts'
@@ -90,6 +91,7 @@ class MillraceEngine extends Access {
   #pool!: ThreadPool
   #scheduler!: Scheduler
   #claimer!: Claimer
+  #cancels!: Cancels
   #cron!: Schedules
   #retention!: Retention
   #listener: Listener | null = null
@@ -143,6 +145,7 @@ class MillraceEngine extends Access {
       this.#goOn()
       this.#scheduler.start()
       this.#claimer.start()
+      this.#cancels.start()
       this.#retention.start()
       this.#listen()
       this.#life = 'running'
@@ -151,6 +154,7 @@ class MillraceEngine extends Access {
       const deadline = new Deadline(this.clock, KILL_MS)
       await this.#cron?.stop()
       await this.#retention?.stop()
+      await this.#cancels?.stop()
       await this.#pool?.stop(deadline).catch(() => {})
       await this.#syncer?.finish(deadline).catch(() => {})
       await this.#node?.stop(true).catch(() => {})
@@ -191,7 +195,14 @@ class MillraceEngine extends Access {
   #build(): void {
     const { clock, log, settings, store } = this
     this.#node = new Node(
-      { clock, log, store, onFenced: (reason) => this.#fenced(reason), onRescued: () => this.#claimer?.ready(null) },
+      {
+        clock,
+        log,
+        store,
+        onFenced: (reason) => this.#fenced(reason),
+        onCancels: () => this.#cancels?.ask(),
+        onRescued: () => this.#claimer?.ready(null),
+      },
       { ...settings, version: packageVersion() },
     )
     this.#outbox = new Outbox(
@@ -269,6 +280,17 @@ class MillraceEngine extends Access {
       },
       settings,
     )
+    this.#cancels = new Cancels(
+      {
+        clock,
+        log,
+        read: () => store.cancelsOf(this.#node.id),
+        cancel: (jobId, reason) => this.#scheduler.cancel(jobId, reason),
+        isHolding: () => this.#scheduler.held > 0,
+        isTold: () => this.#listener?.isUp ?? false,
+      },
+      settings,
+    )
   }
 
   /** Delivers what an earlier life could not; leases that others took over meanwhile refuse it, which is right. */
@@ -308,13 +330,15 @@ class MillraceEngine extends Access {
       name: 'millrace',
       onHeard: (heard) => {
         if (heard.kind === 'ready') this.#claimer.ready(heard.queueIds)
-        else if (heard.kind === 'cancel') this.#scheduler.cancel(heard.jobId, 'cancelled by the console')
-        else if (heard.kind === 'scheduled') this.#claimer.dueIn(0)
+        else if (heard.kind === 'cancel') {
+          if (heard.nodeId === this.#node.id) this.#cancels.ask()
+        } else if (heard.kind === 'scheduled') this.#claimer.dueIn(0)
         else if (heard.kind === 'schedules') this.#cron.reload()
         else {
           this.#claimer.ready(null)
           this.#claimer.dueIn(0)
           this.#cron.reload()
+          this.#cancels.ask()
         }
       },
     })
@@ -349,6 +373,7 @@ class MillraceEngine extends Access {
     if (isOurs) {
       this.#cron.arrived(chunks)
       this.#scheduler.arrive(chunks)
+      this.#cancels.arrived()
     } else this.log.warn({ node: nodeId, chunks: chunks.length }, 'claim.too_late')
   }
 
@@ -522,6 +547,7 @@ class MillraceEngine extends Access {
     ])
     await Promise.all([this.#claimer.stop(), this.#scheduler.stop(new Deadline(this.clock, 0))])
     this.#cutShort = null
+    await this.#cancels.stop()
     await this.#listener?.close()
     await this.#pool.stop(new Deadline(this.clock, Math.max(200, deadline.leftMs() / 2)))
     const flushed = await this.#syncer.finish(new Deadline(this.clock, Math.max(1_500, deadline.leftMs())))

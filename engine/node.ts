@@ -20,7 +20,7 @@ export interface NodeNeeds {
   readonly log: Log
   readonly store: {
     join(facts: NodeFacts): Promise<number>
-    beat(nodeId: number, state: 'live' | 'quiet'): Promise<{ alive: boolean; silent: number[] }>
+    beat(nodeId: number, state: 'live' | 'quiet'): Promise<{ alive: boolean; silent: number[]; cancels: boolean }>
     rescue(
       nodeId: number,
       rescuesMax: number,
@@ -31,6 +31,8 @@ export interface NodeNeeds {
   }
   /** We were declared dead, or could not renew in time: everything held must be dropped, unreported. */
   onFenced(reason: string): void
+  /** Somebody asks this node to end a job. */
+  onCancels(): void
   /** Jobs of a dead node are ready again. */
   onRescued(count: number): void
 }
@@ -142,7 +144,7 @@ export class Node {
       this.#fence(`no renewal for ${Math.round(nodeLimitMs * (1 - FENCE_MARGIN))} ms`),
     )
     try {
-      const { alive, silent } = await store.beat(id, this.#state)
+      const { alive, silent, cancels } = await store.beat(id, this.#state)
       this.counts.beats++
       if (this.#fenced || id !== this.#id) return true
       if (!alive) {
@@ -151,6 +153,7 @@ export class Node {
       }
       if (began - this.#renewedAtMs > nodeLimitMs / 2) this.#steadySinceMs = began
       this.#renewedAtMs = began
+      if (cancels) this.#needs.onCancels()
       // after an outage everybody looks silent: give them the time that we would want
       if (began - this.#steadySinceMs >= nodeLimitMs) for (const other of silent) await this.#rescue(other, false)
       return true

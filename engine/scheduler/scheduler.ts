@@ -167,6 +167,11 @@ export class Scheduler {
     return [...this.#runs.all(), ...Array.from(this.#jobs.slots.all(), (slot) => this.#copy(slot))]
   }
 
+  /** Jobs here, waiting or running. */
+  get held(): number {
+    return this.#jobs.held
+  }
+
   stats(): SchedulerStats {
     const jobs = this.#jobs
     let running = 0

@@ -1,4 +1,4 @@
-// LISTEN on a connection of its own: hears that there is new work, or that a job is to be cancelled. What it hears is a
+// LISTEN on a connection of its own: hears that there is new work, or that a node is asked to end a job. What it hears is a
 // hint; polling is the truth, so a lost message costs latency and nothing else. The connection comes back by itself, and
 // every return is told too, because something may have been missed meanwhile.
 
@@ -7,11 +7,11 @@ import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import { backoffMs } from './connection.ts'
 
-/** What travels on the channel: `q<queue ids>` ready, `s` scheduled, `c<job id>` cancel, `h` schedules changed. */
+/** What travels on the channel: `q<queue ids>` ready, `s` scheduled, `c<node id>` cancel, `h` schedules changed. */
 export type Heard =
   | { readonly kind: 'ready'; readonly queueIds: readonly number[] }
   | { readonly kind: 'scheduled' }
-  | { readonly kind: 'cancel'; readonly jobId: number }
+  | { readonly kind: 'cancel'; readonly nodeId: number }
   | { readonly kind: 'schedules' }
   | { readonly kind: 'returned' }
 
@@ -39,6 +39,11 @@ export class Listener {
   /** Returns at once; connects in the background and keeps connected. */
   start(): void {
     this.#running ??= this.#run()
+  }
+
+  /** It hears what is said from now on. */
+  get isUp(): boolean {
+    return this.#client !== null
   }
 
   async close(): Promise<void> {
@@ -92,7 +97,7 @@ function parse(payload: string): Heard | null {
     case 's':
       return { kind: 'scheduled' }
     case 'c':
-      return Number.isSafeInteger(Number(rest)) ? { kind: 'cancel', jobId: Number(rest) } : null
+      return Number.isSafeInteger(Number(rest)) ? { kind: 'cancel', nodeId: Number(rest) } : null
     case 'h':
       return { kind: 'schedules' }
     default:

@@ -40,6 +40,12 @@ export interface NodeFacts {
   readonly limitMs: number
 }
 
+export interface Beat {
+  readonly alive: boolean
+  readonly silent: number[]
+  readonly cancels: boolean
+}
+
 export interface Duplicate {
   readonly firstId: number
   /** The unfinished job that has the key. */
@@ -485,14 +491,27 @@ export class Store {
     return rows[0]!.id
   }
 
-  /** Renews the node. @returns false when it was declared dead, and the ids of other nodes that are silent */
-  async beat(nodeId: number, state: 'live' | 'quiet'): Promise<{ alive: boolean; silent: number[] }> {
-    const rows = await this.session('beat').query<{ alive: boolean; silent: number[] }>({
+  /**
+   * Renews the node. @returns false when it was declared dead, the ids of other nodes that are silent, and whether there
+   * is a job that it is asked to end
+   */
+  async beat(nodeId: number, state: 'live' | 'quiet'): Promise<Beat> {
+    const rows = await this.session('beat').query<Beat>({
       name: 'beat',
-      text: this.#sql('select alive, silent from millrace.node_beat($1, $2)'),
+      text: this.#sql('select alive, silent, cancels from millrace.node_beat($1, $2)'),
       values: [nodeId, state],
     })
     return rows[0]!
+  }
+
+  /** The jobs that this node is asked to end: never more than it holds. */
+  async cancelsOf(nodeId: number): Promise<{ jobId: number; reason: string }[]> {
+    const rows = await this.session('beat').query<{ job_id: number; reason: string }>({
+      name: 'cancels',
+      text: this.#sql('select job_id, reason from millrace.cancels_of($1)'),
+      values: [nodeId],
+    })
+    return rows.map((row) => ({ jobId: row.job_id, reason: row.reason }))
   }
 
   /**

@@ -37,11 +37,15 @@ export class ManualClock implements Clock {
   sleep(ms: number, signal?: AbortSignal): Promise<void> {
     return new Promise((resolve) => {
       if (signal?.aborted) return resolve()
-      const timer = this.after(ms, resolve)
-      signal?.addEventListener('abort', () => {
+      const leave = () => {
         timer.cancel()
         resolve()
+      }
+      const timer = this.after(ms, () => {
+        signal?.removeEventListener('abort', leave)
+        resolve()
       })
+      signal?.addEventListener('abort', leave)
     })
   }
 

@@ -11,6 +11,7 @@
 --   hold       a seat of a group that a job has                     deleted with the terminal outcome
 --   running    a long attempt, visible while it runs                deleted with its lease
 --   completion a job that its handler ended itself (0006)           deleted by the flush that counts it
+--   cancelling a wish to end a job that somebody holds              deleted when that holding is over
 --
 -- A job's state is where its row stands; nothing big is ever updated. In these files the word `millrace.` is replaced
 -- by the schema that the user chose.
@@ -242,3 +243,13 @@ create table millrace.running (
   progress   json
 ) with (fillfactor = 70);
 create index running_lease on millrace.running (lease_id);
+
+-- Its holder reads it; where the job is put back instead of ended, whoever does that ends it.
+create table millrace.cancelling (
+  job_id   bigint primary key,
+  lease_id bigint not null,
+  node_id  int not null,
+  reason   text not null,
+  asked_at timestamptz not null default now()
+) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 100);
+create index cancelling_node on millrace.cancelling (node_id);

@@ -502,6 +502,13 @@ begin
     (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'keyed') v),
     (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'grouped') v) || v_passed,
     (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'ephemeral') v));
+
+  -- what goes on although somebody asked for its end; who asks locks the lease, as we did
+  if exists (select from millrace.cancelling) then
+    perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k
+    where k.job_id in (select t.j from json_to_recordset(p_rest -> 'retries') as t(j bigint))
+      or exists (select from json_to_recordset(p_rest -> 'releases') as t(f bigint, n int) where k.job_id >= t.f and k.job_id < t.f + t.n);
+  end if;
 end $$;
 
 -- Ends a flush after its attempts were copied: closes the leases and does the rest.
@@ -577,7 +584,8 @@ begin
     (select extract(epoch from s.run_at - clock_timestamp())::float8 * 1000 from millrace.scheduled s order by s.run_at limit 1);
 end $$;
 
--- Registers a node, or renews it. Renewing answers false when the node was declared dead, and which others are silent.
+-- Registers a node, or renews it. Renewing answers false when the node was declared dead, which others are silent, and
+-- whether somebody wishes that it ends a job (see cancels_of).
 create function millrace.node_join(p_uid uuid, p_host text, p_machine text, p_pid int, p_version text, p_threads int, p_limit_ms int) returns int language plpgsql as $$
 declare v_id int;
 begin
@@ -587,17 +595,19 @@ begin
   return v_id;
 end $$;
 
-create function millrace.node_beat(p_node int, p_state text) returns table (alive boolean, silent int[]) language plpgsql as $$
+create function millrace.node_beat(p_node int, p_state text) returns table (alive boolean, silent int[], cancels boolean) language plpgsql as $$
 begin
   perform set_config('synchronous_commit', 'off', true);
   update millrace.node n set seen_at = clock_timestamp(), state = p_state where n.id = p_node;
   return query select found, (select coalesce(array_agg(n.id), '{}') from millrace.node n
-    where n.id <> p_node and n.seen_at < clock_timestamp() - n.limit_ms * interval '1 ms');
+    where n.id <> p_node and n.seen_at < clock_timestamp() - n.limit_ms * interval '1 ms'),
+    exists (select from millrace.cancelling k where k.node_id = p_node);
 end $$;
 
 -- Reopens everything that a dead node held, minus what had committed, and removes it: jobs first, node row last.
 -- A job's first lost holder may be chance, so all go on; from then on only those that had begun (a row in running) are
--- charged, and p_rescues_max lost holders make a dead letter (POISON). p_sure: the caller knows that the process is gone.
+-- charged, and p_rescues_max lost holders make a dead letter (POISON). What was to be cancelled ends as cancelled.
+-- p_sure: the caller knows that the process is gone.
 -- Answers null when the node lives or somebody else is at it; gone is false when a lease had to be left for the next time.
 create function millrace.rescue(p_dead int, p_rescues_max int, p_sure boolean) returns table (reopened int, buried int, gone boolean) language plpgsql
 set enable_hashjoin = off set enable_mergejoin = off as $$
@@ -617,7 +627,7 @@ begin
 
   with lost as materialized (
     select j.id, j.queue_id, j.task_id, j.payload_bytes, j.group_key, c.first_id as chunk_id, c.attempt, c.run, c.rescues, c.rank, c.seq,
-      m.begun, m.begun and c.rescues + 1 >= p_rescues_max as ends
+      m.begun, m.begun and c.rescues + 1 >= p_rescues_max and not exists (select from millrace.cancelling k where k.job_id = j.id) as ends
     from millrace.lease l
     cross join lateral unnest(l.chunks) c
     -- offset 0: chunk by chunk, whatever is believed about the size of the table
@@ -650,11 +660,13 @@ begin
   delete from millrace.running r where r.lease_id = any (v_leases);
   delete from millrace.completion x where x.lease_id = any (v_leases);
   delete from millrace.lease l where l.id = any (v_leases);
+  perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k where k.lease_id = any (v_leases);
   if exists (select from millrace.lease l where l.node_id = p_dead) then
     perform millrace.end_sessions(p_dead);
     if cardinality(v_leases) > 0 then return query select v_reopened, cardinality(v_ended), false; end if;
     return;
   end if;
+  perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k where k.node_id = p_dead; -- of what it had put back before
   delete from millrace.flushed f where f.node_id = p_dead;
   delete from millrace.node n where n.id = p_dead;
   return query select v_reopened, cardinality(v_ended), true;
@@ -666,62 +678,108 @@ begin
   perform from millrace.node n where n.id = p_node for update;
   if not found then return false; end if;
   if exists (select from millrace.lease l where l.node_id = p_node) then return false; end if;
+  perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k where k.node_id = p_node; -- all over, as nothing is held
   delete from millrace.flushed f where f.node_id = p_node;
   delete from millrace.node n where n.id = p_node;
   return true;
 end $$;
 
--- Ends a job that nobody holds. Answers cancelled; held (its holder must be told); finished; or unknown.
+-- Where a job stands, by one snapshot: ready, scheduled, blocked or held; null: it has ended, or never was. A job moves
+-- from place to place in one transaction, so it cannot be missed between two of them.
+create function millrace.place_of(p_job bigint) returns text language sql stable as $$
+  select case
+    when exists (select from millrace.ready y where y.first_id <= p_job and y.first_id > p_job - 1000 and y.count > p_job - y.first_id) then 'ready'
+    when exists (select from millrace.scheduled y where y.first_id <= p_job and y.first_id > p_job - 1000 and y.count > p_job - y.first_id) then 'scheduled'
+    when exists (select from millrace.blocked b where b.job_id = p_job) then 'blocked'
+    when exists (
+      select from millrace.lease l cross join lateral unnest(l.chunks) c
+      where p_job >= c.first_id and p_job < c.first_id + c.count
+        and not exists (select from millrace.attempt a where a.job_id = p_job and a.run >= c.run)) then 'held'
+  end
+$$;
+
+-- Ends a job. Answers cancelled; held: its holder is asked, by a row that outlasts whoever does not hear the call, and
+-- the job will not run again whatever its holder does with it; finished: it had ended before; or unknown.
+-- Locks what the job stands in until the end of the transaction: the row of a place, or the lease.
 create function millrace.cancel(p_job bigint, p_reason text) returns text language plpgsql as $$
 declare
   j millrace.job;
   r millrace.ready;
   s millrace.scheduled;
   b millrace.blocked;
+  v_place text; v_lease bigint; v_node int;
   v_run int; v_attempt int; v_grouped boolean := false;
 begin
   select * into j from millrace.job k where k.id = p_job;
   if not found then return 'unknown'; end if;
 
-  select y.* into r from millrace.ready y where y.first_id <= p_job and y.first_id > p_job - 1000 and y.count > p_job - y.first_id
-    order by y.first_id desc limit 1 for update;
-  if found then
-    -- the chunk falls in two; both keep its place
-    delete from millrace.ready y where y.first_id = r.first_id;
-    insert into millrace.ready (first_id, seq, rank, due_at, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
-    select w.f, r.seq, r.rank, r.due_at, r.queue_id, r.task_id, r.bytes * w.n / r.count, w.n, r.attempt, r.run, r.rescues, r.group_key
-    from (values (r.first_id, p_job - r.first_id), (p_job + 1, r.first_id + r.count - p_job - 1)) as w(f, n) where w.n > 0;
-    v_run := r.run; v_attempt := r.attempt; v_grouped := r.group_key is not null;
-  else
-    select y.* into s from millrace.scheduled y where y.first_id <= p_job and y.first_id > p_job - 1000 and y.count > p_job - y.first_id
-      order by y.first_id desc limit 1 for update;
-    if found then
+  -- it may leave its place before we have the lock: look again then
+  for v_try in 1 .. 100 loop
+    v_place := millrace.place_of(p_job);
+    if v_place is null then
+      delete from millrace.cancelling k where k.job_id = p_job;
+      return 'finished';
+    elsif v_place = 'ready' then
+      select y.* into r from millrace.ready y where y.first_id <= p_job and y.first_id > p_job - 1000 and y.count > p_job - y.first_id
+        order by y.first_id desc limit 1 for update;
+      continue when not found;
+      -- the chunk falls in two; both keep its place
+      delete from millrace.ready y where y.first_id = r.first_id;
+      insert into millrace.ready (first_id, seq, rank, due_at, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
+      select w.f, r.seq, r.rank, r.due_at, r.queue_id, r.task_id, r.bytes * w.n / r.count, w.n, r.attempt, r.run, r.rescues, r.group_key
+      from (values (r.first_id, p_job - r.first_id), (p_job + 1, r.first_id + r.count - p_job - 1)) as w(f, n) where w.n > 0;
+      v_run := r.run; v_attempt := r.attempt; v_grouped := r.group_key is not null;
+      exit;
+    elsif v_place = 'scheduled' then
+      select y.* into s from millrace.scheduled y where y.first_id <= p_job and y.first_id > p_job - 1000 and y.count > p_job - y.first_id
+        order by y.first_id desc limit 1 for update;
+      continue when not found;
       delete from millrace.scheduled y where y.first_id = s.first_id;
       insert into millrace.scheduled (first_id, run_at, rank, queue_id, task_id, bytes, count, attempt, run, rescues, holds, group_key)
       select w.f, s.run_at, s.rank, s.queue_id, s.task_id, s.bytes * w.n / s.count, w.n, s.attempt, s.run, s.rescues, s.holds, s.group_key
       from (values (s.first_id, p_job - s.first_id), (p_job + 1, s.first_id + s.count - p_job - 1)) as w(f, n) where w.n > 0;
       v_run := s.run; v_attempt := s.attempt; v_grouped := s.holds;
-    else
+      exit;
+    elsif v_place = 'blocked' then
       delete from millrace.blocked y where y.job_id = p_job returning y.* into b;
-      if found then
-        v_run := b.run; v_attempt := b.attempt;
-        perform millrace.call_next(b.queue_id, b.group_key); -- those behind it may have a larger limit than it had
-      elsif exists (
-        select from millrace.lease l cross join lateral unnest(l.chunks) c
-        where p_job >= c.first_id and p_job < c.first_id + c.count
-          and not exists (select from millrace.attempt a where a.job_id = p_job and a.run >= c.run)
-      ) then
-        return 'held';
-      else
-        return 'finished';
-      end if;
+      continue when not found;
+      v_run := b.run; v_attempt := b.attempt;
+      perform millrace.call_next(b.queue_id, b.group_key); -- those behind it may have a larger limit than it had
+      exit;
+    else
+      select l.id, l.node_id into v_lease, v_node from millrace.lease l
+      where exists (
+        select from unnest(l.chunks) c where p_job >= c.first_id and p_job < c.first_id + c.count
+          and not exists (select from millrace.attempt a where a.job_id = p_job and a.run >= c.run))
+      limit 1 for no key update;
+      -- from here on whoever settles this lease waits for us, and sees what we leave
+      continue when not found or millrace.place_of(p_job) is distinct from 'held';
+      insert into millrace.cancelling (job_id, lease_id, node_id, reason) values (p_job, v_lease, v_node, p_reason)
+      on conflict (job_id) do update set lease_id = excluded.lease_id, node_id = excluded.node_id;
+      perform pg_notify('millrace_@schema', 'c' || v_node);
+      return 'held';
     end if;
-  end if;
+  end loop;
+  if v_run is null then raise exception 'job % moved too fast to be cancelled', p_job using errcode = '40001'; end if;
 
   insert into millrace.attempt (job_id, run, attempt, outcome, node_id, lane, started_at, finished_at, error)
   values (p_job, v_run, v_attempt, 'x', 0, -1, null, clock_timestamp(), json_build_object('code', 'TASK_CANCELLED', 'message', p_reason));
   perform millrace.let_go(case when j.key is null then '{}' else array[p_job] end, case when v_grouped then array[p_job] else '{}' end, '{}');
+  delete from millrace.cancelling k where k.job_id = p_job;
   return 'cancelled';
+end $$;
+
+-- Which jobs a node is asked to end. What it does not hold any more is seen to here: most have ended. Index: cancelling_node.
+create function millrace.cancels_of(p_node int) returns table (job_id bigint, reason text) language plpgsql as $$
+#variable_conflict use_column
+begin
+  if not exists (select from millrace.cancelling k where k.node_id = p_node) then return; end if;
+  perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k
+  where k.node_id = p_node and not exists (
+    select from millrace.lease l cross join lateral unnest(l.chunks) c
+    where l.id = k.lease_id and k.job_id >= c.first_id and k.job_id < c.first_id + c.count
+      and not exists (select from millrace.attempt a where a.job_id = k.job_id and a.run >= c.run));
+  return query select k.job_id, k.reason from millrace.cancelling k where k.node_id = p_node;
 end $$;
 
 -- Gives dead letters another life: attempts count from 1 again. A job whose key an unfinished job has meanwhile stays

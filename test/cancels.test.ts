@@ -315,12 +315,28 @@ test('a job that completes all the same stays completed, and the wish does not s
   assert.equal(await stateOf(id), 'completed')
 })
 
+test('a cancel does not wait for a handler that is completing its job in a transaction of its own', async () => {
+  const nodeId = await it.join()
+  const id = await it.put(1)
+  const [chunk] = await it.claim(nodeId)
+  const other = it.other()
+  await other.session('ask').exclusive('open', async (client) => {
+    await client.query('begin')
+    await client.query(sql('select millrace.complete($1, $2, 1)'), [chunk!.leaseId, id])
+    assert.equal(await cancel(id), 'held')
+    await client.query('commit')
+  })
+  assert.equal(await stateOf(id), 'completed')
+  assert.deepEqual(await it.store.cancelsOf(nodeId), [])
+  assert.deepEqual(await wishes(), [])
+})
+
 test('a job that would be a dead letter with its holder is cancelled instead, when that was asked for', async () => {
   const nodeId = await it.join()
   const id = await it.put(2)
   await it.claim(nodeId)
   assert.equal(await cancel(id), 'held')
-  assert.deepEqual(await it.store.rescue(nodeId, 1, true), { reopened: 1, buried: 1 })
+  assert.deepEqual(await it.store.rescue(nodeId, 1, true), { reopened: 1, buried: 1, gone: true })
   assert.deepEqual([await stateOf(id), await stateOf(id + 1)], ['cancelled', 'failed'])
   assert.deepEqual(await wishes(), [])
 })

@@ -688,8 +688,8 @@ end $$;
 -- from place to place in one transaction, so it cannot be missed between two of them.
 create function millrace.place_of(p_job bigint) returns text language sql stable as $$
   select case
-    when exists (select from millrace.ready y where y.first_id <= p_job and y.first_id > p_job - 1000 and y.count > p_job - y.first_id) then 'ready'
-    when exists (select from millrace.scheduled y where y.first_id <= p_job and y.first_id > p_job - 1000 and y.count > p_job - y.first_id) then 'scheduled'
+    when (select y.count > p_job - y.first_id from millrace.ready y where y.first_id <= p_job and y.first_id > p_job - 1000 order by y.first_id desc limit 1) then 'ready'
+    when (select y.count > p_job - y.first_id from millrace.scheduled y where y.first_id <= p_job and y.first_id > p_job - 1000 order by y.first_id desc limit 1) then 'scheduled'
     when exists (select from millrace.blocked b where b.job_id = p_job) then 'blocked'
     when exists (
       select from millrace.lease l cross join lateral unnest(l.chunks) c

@@ -87,11 +87,13 @@ export class HandLanes implements Lanes {
     return true
   }
 
-  feed(lane: number, piece: FeedPiece): void {
+  feed(lane: number, pieces: readonly FeedPiece[]): void {
     const to = this.#lanes[lane]!
-    to.slots.set(piece.slots, to.fed)
-    to.generations.set(piece.generations, to.fed)
-    to.fed += piece.slots.length
+    for (const { slots, generations } of pieces) {
+      to.slots.set(slots, to.fed)
+      to.generations.set(generations, to.fed)
+      to.fed += slots.length
+    }
   }
 
   outstanding(lane: number): number {

@@ -70,6 +70,22 @@ test('jobs that cost nothing go 1,000 at a time; jobs longer than a batch go one
   assert.deepEqual([slow.lanes.outstanding(0), slow.lanes.outstanding(1)], [1, 1])
 })
 
+test('a flood of chunks of one job costs a lane two messages, in the order of the queue', () => {
+  const bench = schedulerBench({ lanes: 1 })
+  teach(bench, 'work', 0.01)
+  const [lane] = bench.lanes.lanes
+  lane!.feeds = 0
+  bench.scheduler.arrive(Array.from({ length: 3_000 }, (_, at) => chunk(1 + 2 * at, 1)))
+  bench.settle()
+  const ids = bench.lanes.queuedIds(0)
+  assert.ok(ids.length >= 1_000, `${ids.length}`)
+  assert.deepEqual(
+    ids,
+    ids.map((_, at) => 1 + 2 * at),
+  )
+  assert.ok(lane!.feeds <= 2, `${lane!.feeds} messages`)
+})
+
 test('few jobs are shared out among the lanes even when one lane could take them all', () => {
   const bench = schedulerBench({ lanes: 4 })
   teach(bench, 'work', 0.01)
@@ -347,6 +363,7 @@ test('a piece carries its facts, and slots and generations that reports can name
   assert.deepEqual(facts, {
     task: 'work',
     queue: 'q',
+    leaseId: 1,
     firstId: 7,
     payloads: '7',
     metas: '{"a":1}',

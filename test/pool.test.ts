@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { threadId } from 'node:worker_threads'
 import { systemClock } from '../engine/base/clock.ts'
 import { defineTask, type TaskContext } from '../engine/base/task.ts'
+import type { FeedPiece } from '../threads/lanes.ts'
 import { LANE_JOBS_MAX } from '../threads/layout.ts'
 import { ManualClock } from './support/manual-clock.ts'
 import { BEHAVED, PoolHarness, writeModules } from './support/pool-harness.ts'
@@ -423,6 +424,34 @@ test(
   }),
 )
 
+test(
+  'pieces that are fed together keep their order and their facts, each its own',
+  withPool({}, async (h) => {
+    h.pool.feed(0, [
+      h.piece('context', ['1'], 0, { group: 'a', attempt: 1 }),
+      h.piece('context', ['2', '3', '4'], 10, { group: null, attempt: 2, run: 7, metas: '{"m":1}\u001e\u001e{"m":3}' }),
+      h.piece('context', ['5'], 20, { group: 'c', maxAttempts: 9, createdAtMs: 1_000 }),
+    ])
+    await h.until(() => h.pool.outstanding(0) === 0)
+    assert.deepEqual(h.startOrder, [0, 10, 11, 12, 20])
+    const facts = h.startOrder.map((slot) => {
+      const { id, group, attempt, run, maxAttempts, meta, createdAt } = h.told.get(slot)!.result as Record<
+        string,
+        unknown
+      >
+      return [id, group, attempt, run, maxAttempts, JSON.stringify(meta), createdAt]
+    })
+    const [zero, one] = ['1970-01-01T00:00:00.000Z', '1970-01-01T00:00:01.000Z']
+    assert.deepEqual(facts, [
+      [1_000, 'a', 1, 1, 3, '{}', zero],
+      [1_010, null, 2, 7, 3, '{"m":1}', zero],
+      [1_011, null, 2, 7, 3, '{}', zero],
+      [1_012, null, 2, 7, 3, '{"m":3}', zero],
+      [1_020, 'c', 1, 1, 9, '{}', one],
+    ])
+  }),
+)
+
 // Taking back.
 
 test(
@@ -458,7 +487,10 @@ test(
     while (systemClock.steadyMs() < end || revokes < 100) {
       for (const lane of [0, 1]) {
         if (!pool.isOpen(lane)) continue
+        const more: FeedPiece[] = []
         for (let piece = 0; piece < 4; piece++, slot += 50) h.feed('noop', numbers(50), slot, lane)
+        for (let piece = 0; piece < 60; piece++, slot++) more.push(h.piece('noop', ['1'], slot))
+        pool.feed(lane, more)
         await new Promise((resolve) => setImmediate(resolve))
         const back = pool.revoke(lane)
         if (back.length > 0) revokes++

@@ -16,7 +16,7 @@ import { MessageChannel, type MessagePort } from 'node:worker_threads'
 import { type ErrorCode, invariant } from '../engine/base/errors.ts'
 import type { AbortReason, FeedPiece, ReportSink } from './lanes.ts'
 import { createLaneMemory, GRANT, grantMore, LANE_JOBS_MAX, type LaneMemory, revokeAll, untakenOf } from './layout.ts'
-import { ReportReader, type ToMain, type ToThread } from './messages.ts'
+import { packPieces, ReportReader, type ToMain, type ToThread } from './messages.ts'
 import { RingReader } from './ring.ts'
 
 /** Power of two above LANE_JOBS_MAX, and a divisor of the counters' 2^16, so that positions wrap together. */
@@ -81,18 +81,22 @@ export class Lane {
     return this.outstanding - untakenOf(Atomics.load(this.memory.header, GRANT))
   }
 
-  feed(piece: FeedPiece): void {
-    const count = piece.slots.length
+  feed(pieces: readonly FeedPiece[]): void {
     invariant(this.phase === 'open', 'only an open lane is fed', { lane: this.number, phase: this.phase })
-    invariant(
-      count > 0 && count === piece.generations.length && this.outstanding + count <= LANE_JOBS_MAX,
-      'a piece holds jobs, and no lane more than its maximum',
-      { lane: this.number, count, outstanding: this.outstanding },
-    )
-    for (let at = 0; at < count; at++) this.#order[(this.#fed + at) & (ORDER_SLOTS - 1)] = piece.slots[at]!
+    let count = 0
+    for (const { slots, generations } of pieces) {
+      invariant(slots.length > 0 && slots.length === generations.length, 'a piece holds jobs', { lane: this.number })
+      for (let at = 0; at < slots.length; at++) this.#order[(this.#fed + count + at) & (ORDER_SLOTS - 1)] = slots[at]!
+      count += slots.length
+    }
+    invariant(this.outstanding + count <= LANE_JOBS_MAX, 'no lane holds more jobs than its maximum', {
+      lane: this.number,
+      count,
+      outstanding: this.outstanding,
+    })
     this.#fed += count
     grantMore(this.memory.header, count) // before the message: the thread looks at the grant when the message arrives
-    this.send({ kind: 'feed', piece: { ...piece, slots: own(piece.slots), generations: own(piece.generations) } })
+    this.send(packPieces(pieces, count))
   }
 
   /** Slots that were fed and not taken, in feed order; from now on they are not this lane's. */
@@ -140,9 +144,4 @@ export class Lane {
   forget(): void {
     this.#lost = this.outstanding
   }
-}
-
-/** A typed array with a buffer of its own: a message copies the whole buffer under a view. */
-function own(view: Uint32Array): Uint32Array {
-  return view.byteLength === view.buffer.byteLength ? view : view.slice()
 }

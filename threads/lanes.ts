@@ -106,8 +106,8 @@ export interface Lanes {
   readonly count: number
   /** The thread is up, loaded, not about to be replaced, and no revoke waits for its acknowledgement. */
   isOpen(lane: number): boolean
-  /** Hands jobs to an open lane; at most LANE_JOBS_MAX may be outstanding. */
-  feed(lane: number, piece: FeedPiece): void
+  /** Hands pieces of one queue and task to an open lane; at most LANE_JOBS_MAX jobs may be outstanding. */
+  feed(lane: number, pieces: readonly FeedPiece[]): void
   /** Fed, and not yet drained as completed or failed. */
   outstanding(lane: number): number
   /** Taken by the thread and not yet drained as completed or failed. */

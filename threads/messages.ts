@@ -58,10 +58,88 @@ export interface LaneArgs {
 
 /** Down the control port. */
 export type ToThread =
-  | { readonly kind: 'feed'; readonly piece: FeedPiece }
+  | FedPieces
   | { readonly kind: 'revoke' }
   | { readonly kind: 'abort'; readonly slot: number; readonly generation: number; readonly reason: AbortReason }
   | { readonly kind: 'end' }
+
+/**
+ * Pieces of one queue and task, packed: a message per piece cost 40 us, a piece as one of a thousand tuples 1.5 us, as an
+ * object 3.9 us (chunks of one job, both sides, 2026-11).
+ */
+export interface FedPieces {
+  readonly kind: 'feed'
+  readonly task: string
+  readonly queue: string
+  readonly pieces: readonly PackedPiece[]
+  /** Of all pieces, one after the other. */
+  readonly slots: Uint32Array
+  readonly generations: Uint32Array
+}
+
+type PackedPiece = readonly [
+  count: number,
+  leaseId: number,
+  firstId: number,
+  payloads: string,
+  metas: string | null,
+  attempt: number,
+  run: number,
+  maxAttempts: number,
+  createdAtMs: number,
+  group: string | null,
+]
+
+/** `count` jobs in all. */
+export function packPieces(pieces: readonly FeedPiece[], count: number): FedPieces {
+  // arrays with buffers of their own: a message copies the whole buffer under a view
+  const slots = new Uint32Array(count)
+  const generations = new Uint32Array(count)
+  let at = 0
+  const packed = pieces.map((piece): PackedPiece => {
+    slots.set(piece.slots, at)
+    generations.set(piece.generations, at)
+    at += piece.slots.length
+    return [
+      piece.slots.length,
+      piece.leaseId,
+      piece.firstId,
+      piece.payloads,
+      piece.metas,
+      piece.attempt,
+      piece.run,
+      piece.maxAttempts,
+      piece.createdAtMs,
+      piece.group,
+    ]
+  })
+  const { task, queue } = pieces[0]!
+  return { kind: 'feed', task, queue, pieces: packed, slots, generations }
+}
+
+export function unpackPieces({ task, queue, pieces, slots, generations }: FedPieces): FeedPiece[] {
+  let from = 0
+  return pieces.map(([count, leaseId, firstId, payloads, metas, attempt, run, maxAttempts, createdAtMs, group]) => {
+    const to = from + count
+    const piece = {
+      task,
+      queue,
+      leaseId,
+      firstId,
+      slots: slots.subarray(from, to),
+      generations: generations.subarray(from, to),
+      payloads,
+      metas,
+      attempt,
+      run,
+      maxAttempts,
+      createdAtMs,
+      group,
+    }
+    from = to
+    return piece
+  })
+}
 
 /** Up the control port. */
 export type ToMain =

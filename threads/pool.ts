@@ -196,10 +196,10 @@ export class ThreadPool implements Lanes {
     return this.#at(lane).lane.phase === 'open'
   }
 
-  feed(number: number, piece: FeedPiece): void {
+  feed(number: number, pieces: readonly FeedPiece[]): void {
     const { lane, inline } = this.#at(number)
-    if (inline.runs(piece.task) && lane.phase === 'open') inline.feed(piece)
-    else lane.feed(piece)
+    if (inline.runs(pieces[0]!.task) && lane.phase === 'open') for (const piece of pieces) inline.feed(piece)
+    else lane.feed(pieces)
   }
 
   outstanding(lane: number): number {

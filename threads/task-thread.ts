@@ -22,7 +22,7 @@ import { abortError, type ContextHost, JobContext, JobRun, type LogLevel } from 
 import type { AbortReason, FeedPiece } from './lanes.ts'
 import { ASLEEP, type LaneMemory, LOAD_STEP, LOADING_FILE, openLaneMemory, THREAD_ID, takeOne } from './layout.ts'
 import { loadTasks } from './load.ts'
-import { type LaneArgs, ReportWriter, type ToMain, type ToThread } from './messages.ts'
+import { type LaneArgs, ReportWriter, type ToMain, type ToThread, unpackPieces } from './messages.ts'
 import { errorText, logText, parsePayload, plainError, progressText, resultText } from './outcome.ts'
 import { RingWriter } from './ring.ts'
 
@@ -152,13 +152,10 @@ class Lane implements ContextHost {
   #onMessage(message: ToThread): void {
     switch (message.kind) {
       case 'feed':
-        this.#waiting.push({
-          piece: message.piece,
-          entry: this.#entries.get(message.piece.task) ?? null,
-          next: 0,
-          payloads: null,
-          metas: null,
-        })
+        for (const piece of unpackPieces(message)) {
+          const entry = this.#entries.get(message.task) ?? null
+          this.#waiting.push({ piece, entry, next: 0, payloads: null, metas: null })
+        }
         this.#enter()
         return
       case 'revoke':

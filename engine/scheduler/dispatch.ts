@@ -5,7 +5,7 @@
 // Promises: jobs of a queue and task are fed in order; exclusive and shared jobs never meet on a lane; what was fed
 // behind a job that turns out slow is taken back and goes elsewhere, in order.
 
-import type { Lanes } from '../../threads/lanes.ts'
+import type { FeedPiece, Lanes } from '../../threads/lanes.ts'
 import { NO_SLOT, type Slots } from '../orchestrator/slots.ts'
 import { GONE, type Holding, type Span } from './holding.ts'
 import { LaneState, MODE, type Mode } from './lane-state.ts'
@@ -243,21 +243,23 @@ export class Dispatcher {
     const open = this.#openLanes()
     const share = Math.ceil(group.waiting / open)
     let left = Math.min(this.#batchOf(group.task, lane), share, BATCH_JOBS_MAX)
+    const pieces: FeedPiece[] = []
     let fed = 0
     while (left > 0 && group.waiting > 0) {
       const span = group.spans.peek()!
-      const took = this.#feedSpan(lane, group, span, left)
+      const took = this.#takeFrom(span, lane, group, left, pieces)
       if (span.from === span.to && group.waiting > 0) group.spans.shift()
       left -= took
       fed += took
     }
+    if (pieces.length > 0) this.#pool.feed(lane.index, pieces)
     lane.reservedFor = MODE.free
     this.#pending.served(group)
     return fed
   }
 
-  /** Feeds up to `max` consecutive living jobs from the front of the span; moves the front past them. */
-  #feedSpan(lane: LaneState, group: Group, span: Span, max: number): number {
+  /** Takes up to `max` consecutive living jobs from the front of the span as a piece; moves the front past them. */
+  #takeFrom(span: Span, lane: LaneState, group: Group, max: number, pieces: FeedPiece[]): number {
     const { holding } = span
     const { chunk } = holding
     while (span.from < span.to && holding.slotAt(span.from) === GONE) span.from++
@@ -272,7 +274,7 @@ export class Dispatcher {
     let to = from + 1
     while (to < limit && holding.slotAt(to) !== GONE) to++
     span.from = to
-    this.#give(lane, holding, from, to, modeOf(holding.task))
+    pieces.push(this.#give(lane, holding, from, to, modeOf(holding.task)))
     this.#pending.count(group, from - to)
     return to - from
   }
@@ -287,21 +289,24 @@ export class Dispatcher {
     }
     if (free === null) return false
     const index = this.#slots.id[slot]! - holding.chunk.firstId
-    this.#give(free, holding, index, index + 1, MODE.alone)
+    this.#pool.feed(free.index, [this.#give(free, holding, index, index + 1, MODE.alone)])
     free.reservedFor = MODE.free
     return true
   }
 
-  #give(lane: LaneState, holding: Holding, from: number, to: number, mode: Mode): void {
-    const { slots } = this.#pieceOf(lane, holding, from, to)
+  /** Jobs [from, to) are the lane's, once it is fed the piece. */
+  #give(lane: LaneState, holding: Holding, from: number, to: number, mode: Mode): FeedPiece {
+    const piece = this.#pieceOf(lane, holding, from, to)
+    const jobs = to - from
     if (lane.outstanding === 0) lane.progressSteadyMs = this.#nowSteadyMs
     lane.fedSteadyMs = this.#nowSteadyMs
     lane.mode = mode
-    lane.outstanding += slots
-    if (mode === MODE.shared) lane.shares.set(holding.task, (lane.shares.get(holding.task) ?? 0) + slots)
+    lane.outstanding += jobs
+    if (mode === MODE.shared) lane.shares.set(holding.task, (lane.shares.get(holding.task) ?? 0) + jobs)
+    return piece
   }
 
-  #pieceOf(lane: LaneState, holding: Holding, from: number, to: number): { slots: number } {
+  #pieceOf(lane: LaneState, holding: Holding, from: number, to: number): FeedPiece {
     const table = this.#slots
     const { chunk, task } = holding
     const count = to - from
@@ -323,7 +328,7 @@ export class Dispatcher {
     }
     lane.tail = tail
     lane.expectedMs += expectedMs * count
-    this.#pool.feed(lane.index, {
+    return {
       task: chunk.task,
       queue: chunk.queue,
       leaseId: chunk.leaseId,
@@ -337,8 +342,7 @@ export class Dispatcher {
       maxAttempts: chunk.maxAttempts,
       createdAtMs: chunk.createdAtMs,
       group: chunk.group,
-    })
-    return { slots: count }
+    }
   }
 
   /**

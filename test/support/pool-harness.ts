@@ -75,8 +75,12 @@ export class PoolHarness implements ReportSink {
 
   /** Feeds jobs with slots from `firstSlot`, generation slot + 1 and id slot + 1,000; payloads are JSON texts. */
   feedTexts(task: string, texts: readonly string[], firstSlot: number, more: Partial<FeedPiece> = {}, lane = 0): void {
+    this.pool.feed(lane, [this.piece(task, texts, firstSlot, more)])
+  }
+
+  piece(task: string, texts: readonly string[], firstSlot: number, more: Partial<FeedPiece> = {}): FeedPiece {
     const slots = Uint32Array.from(texts, (_, at) => firstSlot + at)
-    this.pool.feed(lane, {
+    return {
       task,
       queue: 'q',
       leaseId: 1,
@@ -91,7 +95,7 @@ export class PoolHarness implements ReportSink {
       createdAtMs: 0,
       group: null,
       ...more,
-    })
+    }
   }
 
   feed(task: string, payloads: readonly unknown[], firstSlot: number, lane = 0): void {

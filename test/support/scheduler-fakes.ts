@@ -31,6 +31,8 @@ class FakeLane {
   readonly reports: Report[] = []
   readonly aborted: { slot: number; reason: AbortReason }[] = []
   readonly pieces: FeedPiece[] = []
+  /** Calls of feed: each is one message to a thread. */
+  feeds = 0
   killed: { code: ErrorCode; message: string } | null = null
 }
 
@@ -53,7 +55,12 @@ export class FakeLanes implements Lanes {
     return this.lanes[lane]!.open
   }
 
-  feed(lane: number, piece: FeedPiece): void {
+  feed(lane: number, pieces: readonly FeedPiece[]): void {
+    this.lanes[lane]!.feeds++
+    for (const piece of pieces) this.#feed(lane, piece)
+  }
+
+  #feed(lane: number, piece: FeedPiece): void {
     const payloads = piece.payloads.split(PAYLOAD_SEPARATOR)
     if (payloads.length !== piece.slots.length)
       throw new Error(`${payloads.length} payloads, ${piece.slots.length} jobs`)

@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import { stripVTControlCharacters } from 'node:util'
 import type { JobRow, ScheduleRow, Schedules } from '../engine/api.ts'
 import { type Clock, systemClock } from '../engine/base/clock.ts'
 import { EngineError } from '../engine/base/errors.ts'
@@ -44,6 +45,7 @@ interface Setup {
   api?: Api
   env?: Record<string, string>
   tty?: boolean
+  columns?: number
   signals?: Signals
   clock?: Clock
   cwd?: string
@@ -59,7 +61,7 @@ async function cli(words: readonly string[], setup: Setup = {}): Promise<Ran> {
   const err: string[] = []
   const stream = (sink: string[], tell?: (text: string) => void) => ({
     isTTY: setup.tty ?? false,
-    columns: 120,
+    columns: setup.columns ?? 120,
     write(text: string) {
       sink.push(text)
       tell?.(text)
@@ -772,6 +774,30 @@ test('schedules says when it is due, in UTC and as a clock in its zone shows it,
     json.lines.map((line) => line.kind),
     ['upcoming', 'decided'],
   )
+})
+
+test('a list of schedules fits 80 columns: it says less rather than wrap, and a colour is never cut', async () => {
+  const long = {
+    ...SCHEDULE,
+    id: 'the daily report of the customer with the longest name',
+    task: 'render-report',
+    queue: 'reports',
+    timeZone: 'America/Argentina/ComodRivadavia',
+    lastOutcome: 'failed' as const,
+    lastError: 'the group of this schedule has a name that PostgreSQL does not take',
+  }
+  const api = fakeApi({ schedules: { list: async () => [SCHEDULE, long] } })
+  for (const env of [{}, { FORCE_COLOR: '1' }]) {
+    const { code, out, err } = await cli(['schedules'], { api, columns: 80, tty: true, env })
+    assert.equal(code, 0, err)
+    const plain = stripVTControlCharacters(out)
+    for (const line of plain.trimEnd().split('\n').slice(0, 3)) assert.ok(line.length <= 80, line)
+    assert.match(plain, /the daily report.*… +0 9 \* \* 1-5 .*2026-11-21 01:02:03 +failed the group.*…$/m)
+    assert.doesNotMatch(plain, /·/, 'no escape sequence was cut')
+    if ('FORCE_COLOR' in env) assert.match(out, /\u001b\[31mfailed the group[^\u001b]*…\u001b\[39m/)
+  }
+  const wide = await cli(['schedules'], { api, columns: 220, tty: true })
+  assert.match(stripVTControlCharacters(wide.out), /id +task +queue +cron +zone +runs +next \(UTC\) +last/)
 })
 
 test('schedules add, change and trigger hand over what the flags name and nothing else', async () => {

@@ -65,7 +65,15 @@ test('a schedule that SQL makes is the row that the API makes, and a row from co
       cron: '0 9 * * 1-5',
       timeZone: 'Europe/Berlin',
       payload: { n: 1 },
-      options: { maxAttempts: 4, timeoutMs: 1_000, group: 'g', ephemeral: true, meta: { m: 1 } },
+      options: {
+        maxAttempts: 4,
+        timeoutMs: 1_000,
+        group: 'g',
+        groupLimit: 2,
+        onRetry: 'skip',
+        ephemeral: true,
+        meta: { m: 1 },
+      },
       startsAt: new Date('2030-01-01T00:00:00Z'),
       endsAt: new Date('2031-01-01T00:00:00Z'),
       jitterMs: 500,
@@ -75,7 +83,7 @@ test('a schedule that SQL makes is the row that the API makes, and a row from co
       paused: true,
     })
     await query(`select millrace.put_schedule('b', 'echo', '0 9 * * 1-5', 'Europe/Berlin', '{"n": 1}', 'mail',
-      '{"maxAttempts": 4, "timeoutMs": 1000, "group": "g", "ephemeral": true, "meta": {"m": 1}}',
+      '{"maxAttempts": 4, "timeoutMs": 1000, "group": "g", "groupLimit": 2, "onRetry": "skip", "ephemeral": true, "meta": {"m": 1}}',
       '2030-01-01 00:00Z', '2031-01-01 00:00Z', 500, 'skip', 'all', 60000, true)`)
     const [a, b] = await client.schedules.list()
     const same = ({ id: _id, createdAt: _c, updatedAt: _u, ...rest }: NonNullable<typeof a>) => rest
@@ -132,6 +140,9 @@ test('what is wrong is refused by its name, before anything is written; what onl
       [`'x', 'echo', '@hourly', options => '{"maxAttempts": 1.5}'`, /^options\.maxAttempts must/],
       [`'x', 'echo', '@hourly', options => '{"timeoutMs": 1e12}'`, /^options\.timeoutMs must/],
       [`'x', 'echo', '@hourly', options => '{"group": 7}'`, /^options\.group must/],
+      [`'x', 'echo', '@hourly', options => '{"group": "g", "groupLimit": 0}'`, /^options\.groupLimit must/],
+      [`'x', 'echo', '@hourly', options => '{"group": "g", "onRetry": "wait"}'`, /^options\.onRetry must/],
+      [`'x', 'echo', '@hourly', options => '{"groupLimit": 2}'`, /without options\.group$/],
       [`'x', 'echo', '@hourly', options => '{"ephemeral": "yes"}'`, /^options\.ephemeral must/],
       [`'x', 'echo', '@hourly', options => '{"meta": []}'`, /^options\.meta must/],
       [`'x', 'echo', '@hourly', starts_at => now(), ends_at => now()`, /^ends_at must/],

@@ -99,7 +99,8 @@ function settingRow(name: SettingName): [string, string] {
 
 function optionRow(option: Option): [string, string] {
   const fallback = option.defaultValue === undefined ? '' : ` (default: ${String(option.defaultValue)})`
-  return [option.flags, `${option.description}${fallback}`]
+  const choices = option.argChoices === undefined ? '' : `: ${option.argChoices.join(', ')}`
+  return [option.flags, `${option.description}${choices}${fallback}`]
 }
 
 function argumentRow(argument: Argument): [string, string] {

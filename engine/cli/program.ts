@@ -338,10 +338,18 @@ function scheduleFields(command: Command): Command {
   return jobFields(command)
     .option('--queue <name>', "queue of its jobs; the task's own when left out", nameFrom('--queue'))
     .option('--zone <name>', 'time zone, such as Europe/Berlin; UTC when left out')
-    .option('--starts-at <moment>', 'not before this moment', momentFrom('--starts-at'))
+    .option('--starts-at <moment>', 'not before this moment, such as 2027-01-01T00:00Z', momentFrom('--starts-at'))
     .option('--ends-at <moment>', 'not from this moment on', momentFrom('--ends-at'))
-    .option('--jitter <time>', 'spread: up to so long after the due time', durationFrom('--jitter', 3_600_000))
+    .option(
+      '--jitter <time>',
+      'spread: each up to so long after its time, such as 30s',
+      durationFrom('--jitter', 3_600_000),
+    )
     .addOption(new Option('--overlap <what>', 'while the job before has not ended').choices(['allow', 'skip', 'queue']))
-    .addOption(new Option('--catch-up <what>', 'of what was missed while nobody ran').choices(['none', 'one', 'all']))
-    .option('--catch-up-window <time>', 'how far back', durationFrom('--catch-up-window', 7 * 24 * 3_600_000))
+    .addOption(new Option('--catch-up <what>', 'what is made up for after nobody ran').choices(['none', 'one', 'all']))
+    .option(
+      '--catch-up-window <time>',
+      'how far back that goes; 24h when left out',
+      durationFrom('--catch-up-window', 7 * 24 * 3_600_000),
+    )
 }

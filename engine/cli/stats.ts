@@ -62,8 +62,8 @@ async function show({ terminal, program }: Cli, { queues, nodes, loops }: Seen):
     [
       { head: 'node', align: 'right' },
       { head: 'host' },
-      { head: 'pid', align: 'right' },
-      { head: 'threads', align: 'right' },
+      { head: 'pid', align: 'right', spare: 2 },
+      { head: 'threads', align: 'right', spare: 1 },
       { head: 'holds', align: 'right' },
       { head: 'state' },
       { head: 'heard' },

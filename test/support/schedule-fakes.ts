@@ -99,7 +99,7 @@ export class FakeScheduleStore {
       if (row.revision !== item.revision) return no('changed')
       if (item.scheduledAtMs <= row.sinceMs) return no('out')
       if (lateMs < 0) return no('early')
-      if (nextAfter(parseCron(row.cron), item.scheduledAtMs - 1) !== item.scheduledAtMs)
+      if (nextAfter(parseCron(row.cron, row.timeZone), item.scheduledAtMs - 1) !== item.scheduledAtMs)
         throw new Error(`${key} is not due at all`)
       const jobId = this.#nextJob++
       this.decided.set(key, { jobId, atMs: this.#clock.wallMs() })

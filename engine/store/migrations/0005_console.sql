@@ -388,7 +388,7 @@ end $$;
 
 -- Makes or changes one schedule in the caller's own transaction: what is not named gets its default, but for paused,
 -- which stays as it is (null). Engines hear of it with the commit. Answers created, changed or same.
--- options: {priority, maxAttempts, timeoutMs, group, ephemeral, meta}. What is no five or six fields is refused
+-- options: {priority, maxAttempts, timeoutMs, group, groupLimit, onRetry, ephemeral, meta}. What is no five or six fields is refused
 -- here; what only the engine can tell (a day that never comes) stands in the column error of the view schedules.
 -- Errors: SQLSTATE MR400 with the field and the rule.
 create function millrace.put_schedule(
@@ -430,12 +430,19 @@ begin
   if payload::text ~ '(^|[^\\])(\\\\)*\\u0000' then raise exception 'payload must not contain U+0000' using errcode = 'MR400'; end if;
   if octet_length(payload::text) > 65536 then raise exception 'payload must have at most 65536 bytes, got %', octet_length(payload::text) using errcode = 'MR400'; end if;
   if jsonb_typeof(v_options) <> 'object' then raise exception 'options must be a JSON object' using errcode = 'MR400'; end if;
-  select k into v_key from jsonb_object_keys(v_options) k where k <> all (array['priority', 'maxAttempts', 'timeoutMs', 'group', 'ephemeral', 'meta']) limit 1;
-  if found then raise exception 'options must be of priority, maxAttempts, timeoutMs, group, ephemeral, meta, got %', left(v_key, 60) using errcode = 'MR400'; end if;
+  select k into v_key from jsonb_object_keys(v_options) k where k <> all (array['priority', 'maxAttempts', 'timeoutMs', 'group', 'groupLimit', 'onRetry', 'ephemeral', 'meta']) limit 1;
+  if found then raise exception 'options must be of priority, maxAttempts, timeoutMs, group, groupLimit, onRetry, ephemeral, meta, got %', left(v_key, 60) using errcode = 'MR400'; end if;
   perform millrace.option_whole(v_options, 'priority', -100, 100), millrace.option_whole(v_options, 'maxAttempts', 1, 10000),
-    millrace.option_whole(v_options, 'timeoutMs', 0, 2147483647);
+    millrace.option_whole(v_options, 'timeoutMs', 0, 2147483647),
+    millrace.option_whole(v_options, 'groupLimit', 1, 1000);
   if v_options ? 'group' and (jsonb_typeof(v_options -> 'group') <> 'string' or length(v_options ->> 'group') not between 1 and 255) then
     raise exception 'options.group must be a string of 1 to 255 characters' using errcode = 'MR400';
+  end if;
+  if v_options ? 'onRetry' and v_options ->> 'onRetry' is distinct from 'block' and v_options ->> 'onRetry' is distinct from 'skip' then
+    raise exception 'options.onRetry must be block or skip' using errcode = 'MR400';
+  end if;
+  if not v_options ? 'group' and v_options ?| array['groupLimit', 'onRetry'] then
+    raise exception 'options.groupLimit and options.onRetry must be left out without options.group' using errcode = 'MR400';
   end if;
   if v_options ? 'ephemeral' and jsonb_typeof(v_options -> 'ephemeral') <> 'boolean' then raise exception 'options.ephemeral must be true or false' using errcode = 'MR400'; end if;
   if v_options ? 'meta' and jsonb_typeof(v_options -> 'meta') <> 'object' then raise exception 'options.meta must be a JSON object' using errcode = 'MR400'; end if;

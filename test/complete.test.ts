@@ -734,6 +734,38 @@ test(
 )
 
 test(
+  'a process that freezes with the transaction of its handler open: another node ends it, and the job has its effect once',
+  LIMIT,
+  () =>
+    withLedger(async (ledger) => {
+      const [victim] = processes(ledger, 1) as [EngineProcess]
+      try {
+        await victim.ready()
+        const open = await ledger.close()
+        const id = await ledger.put('return', { gate: GATE })
+        const other = await ledger.put('return')
+        await ledger.until('it waits', async () => (await ledger.openTransactions()) === 1)
+        victim.signal('SIGSTOP')
+        const engine = await ledger.engine({ tasks: TASKS, threads: 2, nodeHeartbeatMs: 200, nodeLimitMs: 1_500 })
+        await ledger.until('its run is lost', async () => (await ledger.outcomes(id)).length === 1)
+        await ledger.inState(other, 'completed')
+        await open()
+        await ledger.inState(id, 'completed')
+        await engine.drain(30_000)
+        victim.signal('SIGCONT')
+        await victim.line('engine.rejoined')
+        assert.deepEqual(
+          [await ledger.effects(id), await ledger.outcomes(id)],
+          [[2], ['lost HOLDER_LOST', 'completed']],
+        )
+        assert.ok(await isClean(ledger))
+      } finally {
+        if (!victim.isOver) await victim.kill9()
+      }
+    }),
+)
+
+test(
   'engines are killed all the time: every effect is there exactly once, and every group in order',
   { timeout: 120_000 },
   () =>

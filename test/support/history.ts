@@ -163,8 +163,18 @@ export class History {
       (select coalesce(sum(greatest(count, 1)), 0) from millrace.ready)::int as ready,
       (select count(*) from millrace.scheduled)::int as scheduled, (select count(*) from millrace.blocked)::int as blocked,
       (select count(*) from millrace.lease)::int as leases, (select count(*) from millrace.running)::int as running,
-      (select count(*) from millrace.hold)::int as holds, (select count(*) from millrace.key)::int as keys`)
-    assert.deepEqual(left, { ready: 0, scheduled: 0, blocked: 0, leases: 0, running: 0, holds: 0, keys: 0 })
+      (select count(*) from millrace.hold)::int as holds, (select count(*) from millrace.key)::int as keys,
+      (select count(*) from millrace.completion)::int as uncounted`)
+    assert.deepEqual(left, {
+      ready: 0,
+      scheduled: 0,
+      blocked: 0,
+      leases: 0,
+      running: 0,
+      holds: 0,
+      keys: 0,
+      uncounted: 0,
+    })
   }
 
   async #checkEnds(query: Query, attempts: readonly AttemptRow[]): Promise<number> {

@@ -23,6 +23,7 @@ import { Cancels } from './cancels.ts'
 import { Claimer } from './claimer.ts'
 import type { Settings } from './config/settings.ts'
 import type { TaskDefaults } from './enqueuer/options.ts'
+import { Expiry } from './expiry.ts'
 import { Node } from './node.ts'
 import { Retention } from './retention.ts'
 import type { Message } from './scheduler/messages.ts'
@@ -92,6 +93,7 @@ class MillraceEngine extends Access {
   #scheduler!: Scheduler
   #claimer!: Claimer
   #cancels!: Cancels
+  #expiry!: Expiry
   #cron!: Schedules
   #retention!: Retention
   #listener: Listener | null = null
@@ -155,6 +157,7 @@ class MillraceEngine extends Access {
       await this.#cron?.stop()
       await this.#retention?.stop()
       await this.#cancels?.stop()
+      await this.#expiry?.stop()
       await this.#pool?.stop(deadline).catch(() => {})
       await this.#syncer?.finish(deadline).catch(() => {})
       await this.#node?.stop(true).catch(() => {})
@@ -194,6 +197,7 @@ class MillraceEngine extends Access {
 
   #build(): void {
     const { clock, log, settings, store } = this
+    this.#expiry = new Expiry({ log, expireDue: (chunks) => store.expireDue(chunks) })
     this.#node = new Node(
       {
         clock,
@@ -201,6 +205,7 @@ class MillraceEngine extends Access {
         store,
         onFenced: (reason) => this.#fenced(reason),
         onCancels: () => this.#cancels?.ask(),
+        onOverdue: () => this.#expiry.sweep(),
         onRescued: () => this.#claimer?.ready(null),
       },
       { ...settings, version: packageVersion() },
@@ -548,6 +553,7 @@ class MillraceEngine extends Access {
     await Promise.all([this.#claimer.stop(), this.#scheduler.stop(new Deadline(this.clock, 0))])
     this.#cutShort = null
     await this.#cancels.stop()
+    await this.#expiry.stop()
     await this.#listener?.close()
     await this.#pool.stop(new Deadline(this.clock, Math.max(200, deadline.leftMs() / 2)))
     const flushed = await this.#syncer.finish(new Deadline(this.clock, Math.max(1_500, deadline.leftMs())))

@@ -20,7 +20,10 @@ export interface NodeNeeds {
   readonly log: Log
   readonly store: {
     join(facts: NodeFacts): Promise<number>
-    beat(nodeId: number, state: 'live' | 'quiet'): Promise<{ alive: boolean; silent: number[]; cancels: boolean }>
+    beat(
+      nodeId: number,
+      state: 'live' | 'quiet',
+    ): Promise<{ alive: boolean; silent: number[]; cancels: boolean; overdue: boolean }>
     rescue(
       nodeId: number,
       rescuesMax: number,
@@ -33,6 +36,8 @@ export interface NodeNeeds {
   onFenced(reason: string): void
   /** Somebody asks this node to end a job. */
   onCancels(): void
+  /** Jobs wait although their time has passed. */
+  onOverdue(): void
   /** Jobs of a dead node are ready again. */
   onRescued(count: number): void
 }
@@ -144,7 +149,7 @@ export class Node {
       this.#fence(`no renewal for ${Math.round(nodeLimitMs * (1 - FENCE_MARGIN))} ms`),
     )
     try {
-      const { alive, silent, cancels } = await store.beat(id, this.#state)
+      const { alive, silent, cancels, overdue } = await store.beat(id, this.#state)
       this.counts.beats++
       if (this.#fenced || id !== this.#id) return true
       if (!alive) {
@@ -154,6 +159,7 @@ export class Node {
       if (began - this.#renewedAtMs > nodeLimitMs / 2) this.#steadySinceMs = began
       this.#renewedAtMs = began
       if (cancels) this.#needs.onCancels()
+      if (overdue) this.#needs.onOverdue()
       // after an outage everybody looks silent: give them the time that we would want
       if (began - this.#steadySinceMs >= nodeLimitMs) for (const other of silent) await this.#rescue(other, false)
       return true

@@ -44,6 +44,7 @@ export interface Beat {
   readonly alive: boolean
   readonly silent: number[]
   readonly cancels: boolean
+  readonly overdue: boolean
 }
 
 export interface Duplicate {
@@ -236,8 +237,8 @@ export class Store {
     const keyed = chunks.some((chunk) => chunk.key !== null)
     const rows = await this.#enqueueOn<{ first_id: number | string; held_by: number | string }>(client, {
       name: 'enqueue_chunks',
-      text: this.#sql('select first_id, held_by from millrace.enqueue_chunks($1::text::json, $2, $3, $4)'),
-      values: [chunksJson(chunks, true), plain, keyed, allOrNothing],
+      text: this.#sql('select first_id, held_by from millrace.enqueue_chunks($1::text::json, $2, $3, $4, $5)'),
+      values: [chunksJson(chunks, true), plain, keyed, allOrNothing, chunks.some(expires)],
     })
     if (notify) void this.notify(`q${only!.queueId}`).catch(() => {})
     return rows.map((row) => ({ firstId: Number(row.first_id), heldBy: Number(row.held_by) }))
@@ -276,6 +277,8 @@ export class Store {
       }
       await copyIn(client, this.#sql(`millrace.job ${columns}`), encodeJobs(chunks, narrow, bytes))
       await client.query(this.#sql('select millrace.place_chunks($1, $2)'), [chunksJson(chunks, false, bytes), plain])
+      if (chunks.some(expires))
+        await client.query(this.#sql('select millrace.watch_expiry($1)'), [chunksJson(chunks.filter(expires), false)])
       await client.query('commit')
       return []
     })
@@ -492,16 +495,25 @@ export class Store {
   }
 
   /**
-   * Renews the node. @returns false when it was declared dead, the ids of other nodes that are silent, and whether there
-   * is a job that it is asked to end
+   * Renews the node. @returns false when it was declared dead, the ids of other nodes that are silent, whether there is
+   * a job that it is asked to end, and whether the time of waiting jobs has passed
    */
   async beat(nodeId: number, state: 'live' | 'quiet'): Promise<Beat> {
     const rows = await this.session('beat').query<Beat>({
       name: 'beat',
-      text: this.#sql('select alive, silent, cancels from millrace.node_beat($1, $2)'),
+      text: this.#sql('select alive, silent, cancels, overdue from millrace.node_beat($1, $2)'),
       values: [nodeId, state],
     })
     return rows[0]!
+  }
+
+  /** Makes dead letters of jobs of up to so many chunks that wait although their time has passed. */
+  async expireDue(chunks: number): Promise<{ expired: number; more: boolean }> {
+    const [row] = await this.ask<{ expired: number; more: boolean }>(
+      'select expired, more from millrace.expire_due($1)',
+      [chunks],
+    )
+    return row!
   }
 
   /** The jobs that this node is asked to end: never more than it holds. */
@@ -637,6 +649,10 @@ function isNarrow(chunk: NewChunk): boolean {
   )
 }
 
+function expires(chunk: NewChunk): boolean {
+  return chunk.expiresAtMs !== null
+}
+
 function bytesOf(chunk: NewChunk): number {
   let bytes = 0
   for (const payload of chunk.payloads) bytes += Buffer.byteLength(payload)
@@ -680,10 +696,10 @@ function chunksJson(chunks: readonly NewChunk[], withPayloads: boolean, bytes?: 
     const size = bytes?.[at] ?? bytesOf(chunk)
     let json = `{"f":${chunk.firstId},"c":${chunk.count},"q":${chunk.queueId},"t":${chunk.taskId},"p":${chunk.priority},"b":${size},"m":${chunk.maxAttempts}`
     if (chunk.runAtMs !== null) json += `,"r":${chunk.runAtMs}`
+    if (chunk.expiresAtMs !== null) json += `,"e":${chunk.expiresAtMs}`
     if (chunk.group !== null) json += `,"g":${JSON.stringify(chunk.group)}`
     if (chunk.groupLimit !== null) json += `,"l":${chunk.groupLimit}`
     if (withPayloads) {
-      if (chunk.expiresAtMs !== null) json += `,"e":${chunk.expiresAtMs}`
       if (chunk.timeoutMs !== null) json += `,"o":${chunk.timeoutMs}`
       if (chunk.retry !== null) json += `,"y":${chunk.retry}`
       if (chunk.retrySkips) json += ',"s":true'

@@ -11,6 +11,7 @@
 --   hold       a seat of a group that a job has                     deleted with the terminal outcome
 --   running    a long attempt, visible while it runs                deleted with its lease
 --   completion a job that its handler ended itself (0006)           deleted by the flush that counts it
+--   expiring   a chunk whose jobs have an expiry (0007)             deleted when its time has come and none waits
 --   cancelling a wish to end a job that somebody holds              deleted when that holding is over
 --
 -- A job's state is where its row stands; nothing big is ever updated. In these files the word `millrace.` is replaced

@@ -125,8 +125,8 @@ end $$;
 -- Enqueues chunks in one statement; also inside a caller's transaction, which a duplicate key never poisons.
 -- p_chunks: as place_chunks plus {e expires at (ms), m max attempts, o timeout ms, y retry, s its group goes on meanwhile, x ephemeral,
 --   a meta, k key, d [payload ...]}
--- p_all_or_nothing: one duplicate key refuses everything. Answers the duplicates.
-create function millrace.enqueue_chunks(p_chunks json, p_plain boolean, p_keyed boolean, p_all_or_nothing boolean)
+-- p_all_or_nothing: one duplicate key refuses everything. p_expiring: some have an expiry. Answers the duplicates.
+create function millrace.enqueue_chunks(p_chunks json, p_plain boolean, p_keyed boolean, p_all_or_nothing boolean, p_expiring boolean default false)
 returns table (first_id bigint, held_by bigint) language plpgsql
 set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
@@ -159,6 +159,7 @@ begin
       l int, s boolean)
     cross join lateral json_array_elements(c.d) with ordinality as d(payload, ord);
     perform millrace.place_chunks(v_chunks, p_plain);
+    if p_expiring then perform millrace.watch_expiry(v_chunks); end if;
   end if;
   return query select u.a, u.b from unnest(v_refused, v_held) as u(a, b);
 end $$;
@@ -246,7 +247,7 @@ begin
     'f', v_id, 'c', 1, 'q', v_queue, 't', millrace.task_id(task), 'p', priority,
     'r', extract(epoch from run_at) * 1000, 'e', extract(epoch from expires_at) * 1000, 'm', max_attempts, 'o', timeout_ms,
     'x', ephemeral, 'a', meta, 'g', group_key, 'l', group_limit, 's', case when on_retry = 'skip' then true end, 'k', idempotency_key, 'b', octet_length(payload::text), 'd', json_build_array(payload))),
-    run_at is null and group_key is null, idempotency_key is not null, false) e;
+    run_at is null and group_key is null, idempotency_key is not null, false, expires_at is not null) e;
   if v_held is not null then return v_held; end if;
   if notify then perform pg_notify('millrace_@schema', 'q' || v_queue); end if;
   return v_id;
@@ -585,7 +586,7 @@ begin
 end $$;
 
 -- Registers a node, or renews it. Renewing answers false when the node was declared dead, which others are silent, and
--- whether somebody wishes that it ends a job (see cancels_of).
+-- whether somebody wishes that it ends a job (see cancels_of), and whether the time of jobs has passed (see expire_due).
 create function millrace.node_join(p_uid uuid, p_host text, p_machine text, p_pid int, p_version text, p_threads int, p_limit_ms int) returns int language plpgsql as $$
 declare v_id int;
 begin
@@ -595,13 +596,14 @@ begin
   return v_id;
 end $$;
 
-create function millrace.node_beat(p_node int, p_state text) returns table (alive boolean, silent int[], cancels boolean) language plpgsql as $$
+create function millrace.node_beat(p_node int, p_state text) returns table (alive boolean, silent int[], cancels boolean, overdue boolean) language plpgsql as $$
 begin
   perform set_config('synchronous_commit', 'off', true);
   update millrace.node n set seen_at = clock_timestamp(), state = p_state where n.id = p_node;
   return query select found, (select coalesce(array_agg(n.id), '{}') from millrace.node n
     where n.id <> p_node and n.seen_at < clock_timestamp() - n.limit_ms * interval '1 ms'),
-    exists (select from millrace.cancelling k where k.node_id = p_node);
+    exists (select from millrace.cancelling k where k.node_id = p_node),
+    exists (select from millrace.expiring x where x.look_at <= clock_timestamp());
 end $$;
 
 -- Reopens everything that a dead node held, minus what had committed, and removes it: jobs first, node row last.
@@ -790,7 +792,7 @@ set enable_hashjoin = off set enable_mergejoin = off as $$
 declare d record; v_held bigint; v_nth int := 0;
 begin
   for d in
-    select x.job_id, x.run, j.queue_id, j.task_id, j.priority, j.payload_bytes, j.key, j.group_key, coalesce(j.group_limit, 1) as group_limit, q.ageing_ms
+    select x.job_id, x.run, j.queue_id, j.task_id, j.priority, j.payload_bytes, j.key, j.group_key, coalesce(j.group_limit, 1) as group_limit, j.expires_at, q.ageing_ms
     from millrace.dead x join millrace.job j on j.id = x.job_id join millrace.queue q on q.id = j.queue_id
     where x.job_id = any (p_jobs) order by x.job_id for update of x
   loop
@@ -800,6 +802,9 @@ begin
     end if;
     if v_held is null then
       delete from millrace.dead x where x.job_id = d.job_id;
+      if d.expires_at is not null then
+        insert into millrace.expiring (first_id, count, look_at) values (d.job_id, 1, d.expires_at) on conflict (first_id) do nothing;
+      end if;
       v_nth := v_nth + 1;
       if v_nth > 1 and p_per_second is not null then
         insert into millrace.scheduled (first_id, run_at, rank, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)

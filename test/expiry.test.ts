@@ -1,0 +1,147 @@
+// A job whose time has passed becomes a dead letter also where nobody claims it, whatever it waits for; what is held, or
+// just being claimed, is left to who has it.
+
+import assert from 'node:assert/strict'
+import { after, before, test } from 'node:test'
+import { withEngines } from './support/engine.ts'
+import { completing, openStore, type StoreBundle } from './support/store.ts'
+
+const QUICK = { nodeHeartbeatMs: 200, nodeLimitMs: 1_000 }
+const HOUR = 3_600_000
+
+test('[TM-085] [TM-105] what waits in a paused queue expires: at once, for its time, behind its group, and for its retry', async () => {
+  await withEngines(async ({ client, engine, inState, query, until }) => {
+    await engine(QUICK)
+    const again = { maxAttempts: 2, retry: { kind: 'fixed', delayMs: HOUR }, queue: 'default' } as const
+    const retrying = await client.enqueue('careful', 1, { ...again, expiresAt: Date.now() + 2_000 })
+    await inState(retrying.id, 'retrying')
+    await client.console.queue.pause('default')
+    const expiresAt = Date.now() + 700
+    const ids = [
+      (await client.enqueue('echo', 1, { expiresAt, idempotencyKey: 'k' })).id,
+      (await client.enqueue('echo', 1, { expiresAt, runAt: expiresAt - 1 })).id,
+      (await client.enqueue('echo', 1, { expiresAt, group: 'g' })).id,
+      (await client.enqueue('echo', 1, { expiresAt, group: 'g' })).id,
+    ]
+    const next = await client.enqueue('echo', 'next', { group: 'g' })
+    const { first } = (await client.enqueueMany('echo', [1, 2, 3], { expiresAt })).ids[0]!
+    ids.push(first, first + 1, first + 2)
+    for (const id of [...ids, retrying.id]) {
+      const job = await inState(id, 'expired')
+      assert.match(JSON.stringify(job.error), /TASK_EXPIRED/)
+    }
+    assert.deepEqual(
+      (await client.console.dead.list()).map(({ id, code, attempts }) => [id, code, attempts]).sort(),
+      [...ids.map((id) => [id, 'TASK_EXPIRED', 0]), [retrying.id, 'TASK_EXPIRED', 1]].sort(),
+    )
+    assert.equal((await client.console.queue.stats('default')).available, 1)
+    assert.equal((await client.enqueue('echo', 1, { idempotencyKey: 'k' })).duplicate, false)
+    await client.console.queue.resume('default')
+    await inState(next.id, 'completed')
+    await until('nothing is watched', async () => (await query('select from millrace.expiring')).length === 0)
+    const { events } = await client.console.explain(ids[0]!)
+    assert.equal(events.at(-1)!.state, 'expired')
+  })
+})
+
+test('what no node serves expires, however it was enqueued; requeued, it expires again', async () => {
+  await withEngines(async ({ client, engine, inState, query, until }) => {
+    const expiresAt = Date.now() + 300
+    const many = await client.enqueueMany(
+      'unknown',
+      Array.from({ length: 2_500 }, () => 1),
+      { expiresAt },
+    )
+    const rows = await query<{ id: number }>(
+      `select millrace.enqueue('unknown', expires_at => now() + interval '300 ms')::int as id`,
+    )
+    await engine({ ...QUICK, queues: ['other'] })
+    await inState(rows[0]!.id, 'expired')
+    await until('all have expired', async () => (await client.console.queue.stats('default')).dead === 2_501)
+    assert.equal(many.count, 2_500)
+    await client.console.dead.requeue({ id: rows[0]!.id })
+    await until('it expired again', async () => (await client.console.queue.stats('default')).dead === 2_501)
+    const [{ n }] = (await query(`select count(*)::int as n from millrace.attempts where job_id = ${rows[0]!.id}`)) as [
+      { n: number },
+    ]
+    assert.equal(n, 2)
+  })
+})
+
+// ------------------------------------------------------------------ what somebody has
+
+let it: StoreBundle
+before(async () => {
+  it = await openStore()
+})
+after(() => it.close())
+
+const states = async (first: number, count: number) =>
+  (
+    await it.query<{ state: string }>('select state from millrace.jobs where id >= $1 and id < $2 order by id', [
+      first,
+      first + count,
+    ])
+  ).map((row) => row.state)
+const look = () => it.query('update millrace.expiring set look_at = now()')
+const watched = async () => (await it.query('select from millrace.expiring')).length
+
+test('of a chunk that is held in part only the rest expires, and what is given back later expires then', async () => {
+  const nodeId = await it.join()
+  const id = await it.put(4, { expiresAtMs: Date.now() - 1 })
+  const [chunk] = await it.claim(nodeId, 2)
+  assert.equal((await it.store.beat(nodeId, 'live')).overdue, true)
+  assert.deepEqual(await it.store.expireDue(10), { expired: 2, more: false })
+  assert.deepEqual(await states(id, 4), ['assigned', 'assigned', 'expired', 'expired'])
+  assert.equal((await it.store.beat(nodeId, 'live')).overdue, false)
+  await look()
+  assert.deepEqual(await it.store.expireDue(10), { expired: 0, more: false })
+  const { leaseId, rank, seq } = chunk!
+  const released = { leaseId, firstId: id + 1, count: 1, attempt: 1, run: 1, rescues: 0, rank, seq }
+  const rest = completing(1, nodeId, [{ ...chunk!, count: 1 }])
+  await it.store.flush(nodeId, { ...rest, leaseDone: [2], releases: [released] })
+  assert.deepEqual(await states(id, 2), ['completed', 'queued'])
+  assert.equal(await watched(), 1)
+  await look()
+  assert.deepEqual(await it.store.expireDue(10), { expired: 1, more: false })
+  assert.deepEqual(await states(id, 4), ['completed', 'expired', 'expired', 'expired'])
+  assert.equal(await watched(), 0)
+})
+
+test('a sweep waits for nobody: what is just being claimed is left, and two sweeps do not meet', async () => {
+  const nodeId = await it.join()
+  const id = await it.put(3, { expiresAtMs: Date.now() - 1 })
+  const other = it.other()
+  await other.session('ask').exclusive('open', async (client) => {
+    await client.query('begin')
+    await client.query(`select * from "${it.db.schema}".claim($1, $2, null, 1, 1000000, null)`, [nodeId, [it.queueId]])
+    assert.deepEqual(await it.store.expireDue(10), { expired: 0, more: false })
+    assert.equal(await watched(), 1)
+    await client.query('rollback')
+    await client.query('begin')
+    await look()
+    await client.query(`select * from "${it.db.schema}".expire_due(10)`)
+    assert.deepEqual(await it.store.expireDue(10), { expired: 0, more: false }, 'somebody else is at it')
+    assert.deepEqual(await it.claim(nodeId), [], 'a claim passes by')
+    await client.query('commit')
+  })
+  assert.deepEqual(await states(id, 3), ['expired', 'expired', 'expired'])
+})
+
+test('batches are bounded, and say that there is more', async () => {
+  for (let at = 0; at < 5; at++) await it.put(1, { expiresAtMs: Date.now() - 1 })
+  assert.deepEqual(await it.store.expireDue(3), { expired: 3, more: true })
+  assert.deepEqual(await it.store.expireDue(3), { expired: 2, more: false })
+})
+
+test('jobs without an expiry are not watched, and what has ended is forgotten when its time comes', async () => {
+  const nodeId = await it.join()
+  await it.put(2)
+  const done = await it.put(2, { expiresAtMs: Date.now() + HOUR })
+  assert.equal(await watched(), 1)
+  await it.store.flush(nodeId, completing(1, nodeId, await it.claim(nodeId)))
+  await look()
+  assert.deepEqual(await it.store.expireDue(10), { expired: 0, more: false })
+  assert.deepEqual(await states(done, 2), ['completed', 'completed'])
+  assert.equal(await watched(), 0)
+})

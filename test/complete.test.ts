@@ -102,6 +102,7 @@ test('what a handler wrote and the end of its job commit together, and what it r
     assert.ok(job.startedAt! <= job.finishedAt!)
     const none = await ledger.put('return', { result: null })
     assert.equal((await ledger.inState(none, 'completed')).result, null)
+    await ledger.inState(await ledger.put('return what is not JSON'), 'completed')
     await ledger.until('the reports were counted', () => isClean(ledger))
     assert.deepEqual(await ledger.effects(id), [1])
     assert.deepEqual(await ledger.outcomes(id), ['completed'])
@@ -110,7 +111,7 @@ test('what a handler wrote and the end of its job commit together, and what it r
     const { completed, failed, retried, lateReports } = engine.stats()
     assert.deepEqual(
       { completed, failed, retried, lateReports },
-      { completed: 2, failed: 0, retried: 0, lateReports: 0 },
+      { completed: 3, failed: 0, retried: 0, lateReports: 0 },
     )
   }),
 )
@@ -480,9 +481,9 @@ async function withHeld(jobs: number, work: (held: Held) => Promise<void>): Prom
   const open: pg.Client[] = []
   const { default: postgres } = await import('pg')
   try {
-    const first = await it.put(jobs)
+    const first = jobs > 0 ? await it.put(jobs) : 0
     const nodeId = await it.join()
-    const [chunk] = await it.claim(nodeId)
+    const [chunk] = jobs > 0 ? await it.claim(nodeId) : []
     await work({
       it,
       nodeId,
@@ -602,6 +603,30 @@ test('two transactions cannot complete one job, and a flush that comes first clo
     await b.query('commit')
     await it.store.flush(nodeId, completing(1, nodeId, [{ ...chunk, firstId: ids[1]!, count: 1 }]))
     assert.equal(await sqlStateOf(complete(a, 1)), 'MR400')
+  }),
+)
+
+test('the commit of a job of a group tells the nodes of the next one, and nothing is told before', LIMIT, () =>
+  withHeld(0, async ({ it, connect }) => {
+    const first = await it.put(1, { group: 'a' })
+    const [chunk] = await it.claim(await it.join())
+    await it.put(1, { group: 'a' })
+    const [listener, client] = [await connect(), await connect()]
+    const heard: string[] = []
+    const told = new Promise<void>((resolve) => {
+      listener.on('notification', ({ payload = '' }) => {
+        heard.push(payload)
+        resolve()
+      })
+    })
+    await listener.query(`listen "millrace_${it.db.schema}"`)
+    await client.query('begin')
+    await client.query(completeSql(it.db.schema), [chunk!.leaseId, first, 1, 0, Date.now(), null])
+    assert.equal((await it.claim(await it.join())).length, 0, 'it has the turn of its group until the commit')
+    await client.query('commit')
+    await told
+    assert.deepEqual(heard, [`q${it.queueId}`])
+    assert.equal((await it.claim(await it.join())).length, 1)
   }),
 )
 

@@ -14,6 +14,7 @@ export interface Entry {
   /** What happens after the row was entered and the job completed in one transaction. Default: commit, and return. */
   readonly then?:
     | 'return'
+    | 'return what is not JSON'
     | 'throw'
     | 'linger'
     | 'spin'
@@ -102,7 +103,7 @@ async function run(entry: Entry, ctx: TaskContext): Promise<unknown> {
     if (entry.then === 'exit') process.exit(1)
     if (entry.then === 'again after')
       await client.query(`insert into "${entry.schema}".said values ($1)`, [await ctx.complete(client).catch(codeOf)])
-    return 'ignored'
+    return entry.then === 'return what is not JSON' ? 10n : 'ignored'
   } finally {
     if (!entry.then?.startsWith('leave open')) await client.end().catch(() => {})
   }

@@ -3,11 +3,11 @@
 
 import { pathToFileURL } from 'node:url'
 import { CronExpressionParser } from 'cron-parser'
-import { systemClock } from '../engine/base/clock.ts'
+import { nextTurn, systemClock } from '../engine/base/clock.ts'
 import { type CronPlan, parseCron } from '../engine/schedule/cron.ts'
 import { enumerate, nextAfter } from '../engine/schedule/occurrences.ts'
 import { buildRuns, type Planned, RunIndex, RunsBuilder } from '../engine/schedule/run-index.ts'
-import { type Harness, quantile, type Size } from './harness.ts'
+import { type Harness, quantile, type Size, type Subject } from './harness.ts'
 import { perCall } from './tiny.ts'
 
 /** One case measured by itself. */
@@ -63,6 +63,7 @@ export const cron = {
         sample: () => perCall(harness, { perCall: n, run: call, ...(calls === undefined ? {} : { calls }) }),
       })),
     )
+    await harness.compare('cron', [pauses(harness)])
   },
 }
 
@@ -138,6 +139,31 @@ function casesOf(size: Size): Case[] {
     index.query(START_MS + MINUTE_MS, START_MS + 2 * MINUTE_MS, visited)
   })
   return cases
+}
+
+/** How long a rebuild holds the event loop at once: it works in slices, of 1 ms in the engine. */
+function pauses(harness: Harness): Subject {
+  const source = schedules(harness.pick(200, 10_000), '*/6 * * * * *')
+  const { length } = buildRuns(source, START_MS, START_MS + 10 * MINUTE_MS)
+  return {
+    system: 'schedule',
+    subject: `pauses by a rebuild of ${length.toLocaleString('en')}`,
+    settings: { sliceMs: 1 },
+    async sample() {
+      const tookMs: number[] = []
+      for (let times = 0; times < harness.pick(2, 10); times++) {
+        const builder = new RunsBuilder(source, START_MS, START_MS + 10 * MINUTE_MS)
+        let startedMs = systemClock.steadyMs()
+        for (let built = builder.step(1, systemClock); built === null; built = builder.step(1, systemClock)) {
+          tookMs.push(systemClock.steadyMs() - startedMs)
+          await nextTurn()
+          startedMs = systemClock.steadyMs()
+        }
+        tookMs.push(systemClock.steadyMs() - startedMs)
+      }
+      return { p50Ms: quantile(tookMs, 0.5), p95Ms: quantile(tookMs, 0.95), p99Ms: quantile(tookMs, 0.99) }
+    },
+  }
 }
 
 let seen = 0

@@ -345,6 +345,31 @@ export const GATES: readonly Gate[] = [
     limit: 0.1,
     find: timesQuickest('schedules', '10 minutes of 10,000', 'totalMs'),
   },
+  ...(
+    [
+      ['10,000', 5],
+      ['100,000', 30],
+      ['1,000,000', 200],
+    ] as const
+  ).map(
+    ([runs, limit]): Gate => ({
+      says: `the run index of ${runs} built anew, ms`,
+      bench: 'cron',
+      kind: 'contract',
+      atLeast: false,
+      limit,
+      find: part('cron', `index of ${runs}`, 'totalMs'),
+    }),
+  ),
+  {
+    says: 'how long building the run index of 1,000,000 holds the loop at once, ms p95',
+    bench: 'cron',
+    kind: 'contract',
+    atLeast: false,
+    limit: 5,
+    aim: 2,
+    find: part('cron', 'pauses by a rebuild of 1,000,000', 'p95Ms'),
+  },
   {
     says: 'an idle engine with 10,000 schedules, % of a core',
     bench: 'schedules',

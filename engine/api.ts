@@ -457,6 +457,8 @@ export interface OccurrenceRow {
   readonly manual: boolean
   readonly lateMs: number
   readonly jobId: number | null
+  /** Where its job stands now; null when there is none, or none any more. */
+  readonly jobState: JobState | null
   readonly node: number
   readonly error: string | null
 }

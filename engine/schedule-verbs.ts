@@ -168,6 +168,7 @@ export function openSchedules(needs: ScheduleVerbsNeeds): Schedules {
           manual: row.manual as boolean,
           lateMs: row.late_ms as number,
           jobId: row.job_id as number | null,
+          jobState: row.job_state as OccurrenceRow['jobState'],
           node: row.node_id as number,
           error: row.error as string | null,
         }),

@@ -187,6 +187,7 @@ function fakeSchedules(overrides: Partial<Schedules> = {}): Schedules {
         manual: false,
         lateMs: 1.25,
         jobId: 17,
+        jobState: 'completed',
         node: 1,
         error: null,
       },
@@ -768,7 +769,7 @@ test('schedules says when it is due, in UTC and as a clock in its zone shows it,
   const next = await cli(['schedules', 'next', 'report', '--count', '1'])
   assert.equal(next.code, 0, next.err)
   assert.match(next.out, /2026-11-21 01:02:03\.004 +2026-11-21 02:02:03 \+01:00/)
-  assert.match(next.out, /1\.3 ms +17 +1 +enqueued/)
+  assert.match(next.out, /1\.3 ms +17 +1 +completed/)
   const json = await cli(['schedules', 'next', 'report', '--json'])
   assert.deepEqual(
     json.lines.map((line) => line.kind),

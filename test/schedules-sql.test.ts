@@ -23,6 +23,7 @@ test('a schedule that SQL makes runs, and is changed, paused, resumed and delete
       const found = await client.console.job(first!.jobId!)
       return found?.state === 'completed' && found
     })
+    assert.equal((await history()).find(({ jobId }) => jobId === job.id)!.jobState, 'completed')
     assert.deepEqual(job.payload, { customer: 17 })
     assert.deepEqual([job.priority, job.maxAttempts, job.queue], [5, 3, 'default'])
     assert.equal((job.meta as { a: number }).a, 1)

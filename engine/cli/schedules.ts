@@ -2,6 +2,7 @@
 
 import type { ScheduleChange, ScheduleDefinition, ScheduleFilter, ScheduleRow, TriggerOptions } from './api.ts'
 import { type Cli, withClient } from './context.ts'
+import { colouredState } from './jobs.ts'
 import { readJson } from './read.ts'
 import { brief, cut, moment, plural, printTable, span } from './text.ts'
 
@@ -144,7 +145,11 @@ export async function schedulesNext(cli: Cli, id: string, { count }: { count: nu
       it.manual ? 'by hand' : span(Math.max(0, it.lateMs)),
       brief(it.jobId),
       it.manual ? '' : String(it.node),
-      it.outcome === 'failed' ? terminal.style('red', `failed ${brief(it.error)}`) : it.outcome,
+      it.outcome === 'failed'
+        ? terminal.style('red', `failed ${brief(it.error)}`)
+        : it.jobState === null
+          ? it.outcome
+          : colouredState(cli, it.jobState),
     ]),
   )
   terminal.note(terminal.style('dim', `  ${plural(row.runCount, 'job')} made so far`))

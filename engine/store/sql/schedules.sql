@@ -78,7 +78,11 @@ select * from (
 ) page order by id;
 
 -- name: history
--- What was decided, newest first. Params: $1 schedule, $2 before ms or null, $3 at most. Index: occurrence_pkey.
-select scheduled_at, decided_at, node_id, outcome, manual, late_ms, job_id, error from millrace.occurrence
-where schedule_id = $1 and ($2::float8 is null or scheduled_at < to_timestamp($2 / 1000.0))
-order by scheduled_at desc limit $3;
+-- What was decided, newest first, and where its job stands. Params: $1 schedule, $2 before ms or null, $3 at most.
+-- Index: occurrence_pkey, job_pkey. The join comes after the limit: it is per job.
+select o.*, j.state as job_state from (
+  select scheduled_at, decided_at, node_id, outcome, manual, late_ms, job_id, error from millrace.occurrence
+  where schedule_id = $1 and ($2::float8 is null or scheduled_at < to_timestamp($2 / 1000.0))
+  order by scheduled_at desc limit $3
+) o left join lateral (select x.state from millrace.jobs x where x.id = o.job_id offset 0) j on true
+order by o.scheduled_at desc;

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { jobIdAt } from '../engine/store/attempt-json.ts'
-import { AttemptRows, OUTCOME, type OutcomeByte, outcomeOf, withError } from '../engine/syncer/attempt-rows.ts'
+import { AttemptRows, OUTCOME, outcomeOf, withError } from '../engine/syncer/attempt-rows.ts'
 
 interface Row {
   leaseId: number
@@ -71,7 +71,7 @@ function inRing(text: string): [Uint8Array, number, number] {
 
 function add(rows: AttemptRows, row: Row): void {
   const [bytes, start, end] = inRing(row.text)
-  const outcome = row.outcome.charCodeAt(0) as OutcomeByte
+  const outcome = row.outcome.charCodeAt(0)
   const { leaseId, jobId, run, attempt, nodeId, lane, startedAtMs, finishedAtMs } = row
   rows.add(leaseId, jobId, run, attempt, outcome, nodeId, lane, startedAtMs, finishedAtMs, bytes, start, end)
 }

@@ -7,20 +7,13 @@
 //   int16 10 | job_id int8 | run int2 | attempt int2 | outcome "char" | node_id int4 | lane int2
 //            | started_at timestamptz | finished_at timestamptz | error json | result json
 
+import { OUTCOME as LETTER } from '../orchestrator/states.ts'
 import { EPOCH_MS, TWO_32 } from '../store/copy.ts'
 
 /** The one-letter outcomes of an attempt, as bytes. */
-export const OUTCOME = {
-  completed: 0x63,
-  failed: 0x66,
-  timedOut: 0x74,
-  cancelled: 0x78,
-  expired: 0x65,
-  lost: 0x6c,
-  released: 0x72,
-} as const
-
-export type OutcomeByte = (typeof OUTCOME)[keyof typeof OUTCOME]
+export const OUTCOME = Object.fromEntries(
+  Object.entries(LETTER).map(([name, letter]) => [name, letter.charCodeAt(0)]),
+) as Readonly<Record<keyof typeof LETTER, number>>
 
 const FIELDS = 10
 const OUTCOME_FIELD = 3
@@ -75,7 +68,7 @@ export class AttemptRows {
     jobId: number,
     run: number,
     attempt: number,
-    outcome: OutcomeByte,
+    outcome: number,
     nodeId: number,
     lane: number,
     startedAtMs: number,

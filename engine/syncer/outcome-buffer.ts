@@ -2,11 +2,12 @@
 // during the call only) and never waits; the caller asks `hasRoom` before it takes more work. Beyond the hard limit a
 // call throws BUFFER_OVERFLOW: the last guard, which stops the engine before it loses anything.
 
+import type { Outcomes } from '../store/outcomes.ts'
 import type { ClaimedChunk, DoubtItem } from '../store/types.ts'
 import type { Batcher } from './batcher.ts'
 import type { OutcomePage } from './outcome-page.ts'
 
-export class OutcomeBuffer {
+export class OutcomeBuffer implements Outcomes {
   readonly #batcher: Batcher<OutcomePage>
   readonly #nodeId: () => number
   readonly #onRoom: () => void

@@ -2,6 +2,7 @@
 // a job given back, a key or group to let go, a sign of life). The scheduler's calls fill it; once it is handed to the
 // writer nobody touches it until it has been settled.
 
+import type { OutcomesOf } from '../store/outcomes.ts'
 import type {
   ClaimedChunk,
   DeadItem,
@@ -20,7 +21,7 @@ const ITEM_BYTES = 120
 const NOTHING = new Uint8Array(0)
 const NO_LANE = -1
 
-export class OutcomePage implements Page {
+export class OutcomePage implements Page, OutcomesOf<'completed' | 'failed' | 'cancelled' | 'expired' | 'release'> {
   readonly #rows = new AttemptRows()
   #leaseIds: number[] = []
   #leaseDone: number[] = []

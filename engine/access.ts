@@ -28,7 +28,10 @@ export interface AccessOptions extends Partial<Omit<Settings, 'tasks'>> {
 /** What an engine and a client share: settings, the way to PostgreSQL, enqueueing and the console. */
 export class Access {
   protected readonly settings: Settings
+  /** Judges what is due. */
   protected readonly clock: Clock
+  /** The same but under test: of connections, threads, this node's life, and waits for them. */
+  protected readonly machineClock: Clock
   protected readonly log: Log
   protected embedded: EmbeddedServer | null = null
   #store: Store | null = null
@@ -42,6 +45,7 @@ export class Access {
     this.settings = loadConfig({ options: settings }).values
     this.log = log ?? silentLog
     this.clock = clock ?? systemClock
+    this.machineClock = this.clock.machine?.clock ?? this.clock
   }
 
   protected get store(): Store {
@@ -70,13 +74,17 @@ export class Access {
   async #connect(): Promise<Store> {
     const { database, dataDir, schema, statementTimeoutMs, preparedStatements } = this.settings
     if (database === null && this.embedded === null) {
-      this.embedded = await openEmbedded({ dataDir: resolve(cwd(), dataDir, 'pg'), clock: this.clock, log: this.log })
+      this.embedded = await openEmbedded({
+        dataDir: resolve(cwd(), dataDir, 'pg'),
+        clock: this.machineClock,
+        log: this.log,
+      })
       this.log.info({ dataDir: this.embedded.dataDir, shared: this.embedded.shared }, this.embedded.notice)
     }
     return new Store({
       url: this.databaseUrl(),
       schema,
-      clock: this.clock,
+      clock: this.machineClock,
       timeoutMs: statementTimeoutMs,
       prepared: preparedStatements,
       name: 'millrace',

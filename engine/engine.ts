@@ -11,6 +11,7 @@ import { join, resolve } from 'node:path'
 import { cwd, features } from 'node:process'
 import { Inbox } from '../threads/inbox.ts'
 import type { Catalog } from '../threads/lanes.ts'
+import { lanesInTimeOf } from '../threads/moved-lanes.ts'
 import { ThreadPool } from '../threads/pool.ts'
 import { Access } from './access.ts'
 import type { Engine, EngineStats, Registry, RegistryOf, ScheduleDefinition, Spread, StopReport } from './api.ts'
@@ -51,7 +52,7 @@ export interface EngineOptions<Tasks = TaskSource | readonly TaskSource[]> exten
   readonly schedules?: readonly ScheduleDefinition[]
   /** Default: silence. */
   readonly log?: Log
-  /** For tests. */
+  /** For tests: see `millrace/testing`. */
   readonly clock?: Clock
 }
 
@@ -109,7 +110,7 @@ class MillraceEngine extends Access {
     this.inbox = new Inbox({
       messagesMax: this.settings.inboxMessagesMax,
       sendTimeoutMs: this.settings.inboxSendTimeoutMs,
-      clock: this.clock,
+      clock: this.machineClock,
       onSend: () => this.#scheduler?.wake(),
     })
   }
@@ -153,7 +154,7 @@ class MillraceEngine extends Access {
       this.#life = 'running'
     } catch (error) {
       this.#life = 'stopped'
-      const deadline = new Deadline(this.clock, KILL_MS)
+      const deadline = new Deadline(this.machineClock, KILL_MS)
       await this.#cron?.stop()
       await this.#retention?.stop()
       await this.#cancels?.stop()
@@ -187,7 +188,7 @@ class MillraceEngine extends Access {
       completeSql: completeSql(this.settings.schema),
       loadTimeoutMs,
       recycleAfterJobs,
-      clock: this.clock,
+      clock: this.machineClock,
       log: this.log,
       onDoorbell: () => this.#scheduler?.onDoorbell(),
       onLost: (lost) => this.#scheduler?.onLost(lost),
@@ -196,11 +197,11 @@ class MillraceEngine extends Access {
   }
 
   #build(): void {
-    const { clock, log, settings, store } = this
+    const { clock, machineClock, log, settings, store } = this
     this.#expiry = new Expiry({ log, expireDue: (chunks) => store.expireDue(chunks) })
     this.#node = new Node(
       {
-        clock,
+        clock: machineClock,
         log,
         store,
         onFenced: (reason) => this.#fenced(reason),
@@ -213,7 +214,7 @@ class MillraceEngine extends Access {
     this.#outbox = new Outbox(
       { folder: join(resolve(cwd(), settings.dataDir), 'outbox') },
       () => ({ schema: settings.schema, nodeUid: this.#node.uid }),
-      clock,
+      machineClock,
       log,
     )
     this.#syncer = new Syncer(
@@ -229,7 +230,7 @@ class MillraceEngine extends Access {
       },
       this.#outbox,
       settings,
-      clock,
+      machineClock,
       log,
     )
     this.#cron = new Schedules(
@@ -252,12 +253,12 @@ class MillraceEngine extends Access {
       },
       settings,
     )
-    this.#retention = new Retention({ clock, log, open: () => new RetentionStore(store) }, settings)
+    this.#retention = new Retention({ clock: machineClock, log, open: () => new RetentionStore(store) }, settings)
     this.#scheduler = new Scheduler({
       clock,
       log,
       settings,
-      lanes: this.#pool,
+      lanes: lanesInTimeOf(clock, this.#pool),
       outcomes: this.#syncer.outcomes,
       inbox: this.inbox,
       occurrences: this.#cron.occurrences,
@@ -287,7 +288,7 @@ class MillraceEngine extends Access {
     )
     this.#cancels = new Cancels(
       {
-        clock,
+        clock: machineClock,
         log,
         read: () => store.cancelsOf(this.#node.id),
         cancel: (jobId, reason) => this.#scheduler.cancel(jobId, reason),
@@ -330,7 +331,7 @@ class MillraceEngine extends Access {
     this.#listener = new Listener({
       url: this.settings.directDatabase ?? this.databaseUrl(),
       schema: this.settings.schema,
-      clock: this.clock,
+      clock: this.machineClock,
       log: this.log,
       name: 'millrace',
       onHeard: (heard) => {
@@ -397,7 +398,7 @@ class MillraceEngine extends Access {
           break
         } catch (error) {
           if (tries === 0) this.log.warn({ error: messageOf(error) }, 'engine.rejoin_failed')
-          await this.clock.sleep(backoffMs(tries))
+          await this.machineClock.sleep(backoffMs(tries))
         }
       }
       this.#rejoining = false
@@ -467,7 +468,7 @@ class MillraceEngine extends Access {
   }
 
   async drain(timeoutMs = 60_000): Promise<void> {
-    const deadline = new Deadline(this.clock, timeoutMs)
+    const deadline = new Deadline(this.machineClock, timeoutMs)
     for (;;) {
       if (this.#isEmpty() && !(await this.#hasWork())) {
         if (this.#isEmpty()) return
@@ -475,7 +476,7 @@ class MillraceEngine extends Access {
       if (deadline.leftMs() === 0)
         throw new EngineError('STOP_TIMEOUT', `not drained within ${timeoutMs} ms`, { ...this.#scheduler.stats() })
       await new Promise<void>((wake) => {
-        const timer = this.clock.after(Math.min(100, deadline.leftMs()), wake, true)
+        const timer = this.machineClock.after(Math.min(100, deadline.leftMs()), wake, true)
         this.#idle.push(() => {
           timer.cancel()
           wake()
@@ -532,11 +533,11 @@ class MillraceEngine extends Access {
     this.#life = 'stopping'
     this.log.info({ timeoutMs }, 'engine.stopping')
     if (was === 'starting') {
-      await this.#pool?.stop(new Deadline(this.clock, 0)) // so that nobody waits for the files to load
+      await this.#pool?.stop(new Deadline(this.machineClock, 0)) // so that nobody waits for the files to load
       await this.#starting?.catch(() => {}) // it sees what is wished at its next step, and cleans up
       return { released: 0, outboxed: 0 }
     }
-    const deadline = new Deadline(this.clock, timeoutMs)
+    const deadline = new Deadline(this.machineClock, timeoutMs)
     this.#node.quiet()
     this.#cron.quiet()
     this.#claimer.quiet()
@@ -545,18 +546,18 @@ class MillraceEngine extends Access {
     const hurried = new Promise<void>((resolve) => {
       this.#cutShort = resolve
     })
-    const running = new Deadline(this.clock, timeoutMs * (1 - FLUSH_SHARE))
+    const running = new Deadline(this.machineClock, timeoutMs * (1 - FLUSH_SHARE))
     await Promise.race([
       Promise.all([this.#cron.stop(), this.#retention.stop(), this.#claimer.stop(), this.#scheduler.stop(running)]),
       hurried,
     ])
-    await Promise.all([this.#claimer.stop(), this.#scheduler.stop(new Deadline(this.clock, 0))])
+    await Promise.all([this.#claimer.stop(), this.#scheduler.stop(new Deadline(this.machineClock, 0))])
     this.#cutShort = null
     await this.#cancels.stop()
     await this.#expiry.stop()
     await this.#listener?.close()
-    await this.#pool.stop(new Deadline(this.clock, Math.max(200, deadline.leftMs() / 2)))
-    const flushed = await this.#syncer.finish(new Deadline(this.clock, Math.max(1_500, deadline.leftMs())))
+    await this.#pool.stop(new Deadline(this.machineClock, Math.max(200, deadline.leftMs() / 2)))
+    const flushed = await this.#syncer.finish(new Deadline(this.machineClock, Math.max(1_500, deadline.leftMs())))
     await this.#node.stop(flushed.outboxed === 0)
     await this.#outbox.close()
     await this.closeStore()

@@ -17,6 +17,12 @@ export interface Clock {
   after(ms: number, fn: () => void, keepAlive?: boolean): Timer
   /** Resolves after `ms`, or at once when `signal` aborts; keeps the process alive meanwhile. */
   sleep(ms: number, signal?: AbortSignal): Promise<void>
+  /** Of a clock that a test moves, which is about jobs alone. Connections, threads and this node go by the machine's. */
+  readonly machine?: {
+    readonly clock: Clock
+    /** What this clock showed when the wall clock of the machine showed `wallMs`. */
+    at(wallMs: number): number
+  }
 }
 
 const MAX_TIMER_MS = 2 ** 31 - 1 // setTimeout fires at once beyond this

@@ -16,6 +16,8 @@ export interface OrchestratorState {
   readonly scheduledAtMs: number
   readonly startedAtMs: number | null
   readonly completedAtMs: number | null
+  /** Of a running job: when it is told to end, or, told already, is ended. Null: nothing limits it. */
+  readonly deadlineAtMs: number | null
   /** Milliseconds since the last sign of life. */
   readonly silentMs: number
   readonly missedHeartbeats: number

@@ -314,6 +314,7 @@ export class Runs {
       scheduledAtMs: run.scheduledAtMs,
       startedAtMs: null,
       completedAtMs: run.completedAtMs,
+      deadlineAtMs: null,
       silentMs: Math.max(0, this.#now.wallMs - run.lastHeartbeatMs),
       missedHeartbeats: run.missed,
       lane: null,

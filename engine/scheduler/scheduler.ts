@@ -13,6 +13,7 @@ import type { LaneLost, TaskInfo } from '../../threads/lanes.ts'
 import type { Timer } from '../base/clock.ts'
 import { codeOf, messageOf } from '../base/errors.ts'
 import type { Deadline } from '../base/lifecycle.ts'
+import { NEVER } from '../orchestrator/deadline.ts'
 import { NO_SLOT } from '../orchestrator/slots.ts'
 import { STATES } from '../orchestrator/states.ts'
 import type { ClaimedChunk, DoubtItem } from '../store/types.ts'
@@ -550,6 +551,7 @@ export class Scheduler {
     const { chunk } = slots.ref[slot]!
     const startedAtMs = slots.startedAtMs[slot]!
     const lane = slots.lane[slot]!
+    const deadlineMs = slots.deadlineSteadyMs[slot]!
     return {
       id: slots.id[slot]!,
       state: STATES[slots.state[slot]!]!,
@@ -557,6 +559,7 @@ export class Scheduler {
       scheduledAtMs: chunk.dueAtMs,
       startedAtMs: startedAtMs === 0 ? null : startedAtMs,
       completedAtMs: null,
+      deadlineAtMs: startedAtMs === 0 || deadlineMs >= NEVER ? null : now.wallMs + deadlineMs - now.steadyMs,
       silentMs: Math.max(0, now.steadyMs - slots.heartbeatSteadyMs[slot]!),
       missedHeartbeats: slots.missed[slot]!,
       lane: lane === -1 ? null : lane,

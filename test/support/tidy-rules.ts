@@ -29,6 +29,7 @@ export const FLOORS: readonly Floor[] = [
   { part: 'http', floor: 4, files: /^engine\/http\// },
   { part: 'engine', floor: 5, files: /^engine\/(engine|client)\.ts$/ },
   { part: 'public API', floor: 6, files: /^engine\/index\.ts$/ },
+  { part: 'testing', floor: 7, files: /^engine\/testing\// },
   { part: 'command line', floor: 7, files: /^engine\/(main\.ts$|cli\/)/ },
 ]
 

@@ -15,7 +15,10 @@ export interface ClientOptions extends Partial<Omit<Settings, 'tasks'>> {
   readonly clock?: Clock
 }
 
-/** Enqueues and looks, without threads: for web servers and scripts. Connects when first used. */
+/**
+ * Enqueues and looks, without threads: for web servers and scripts. Connects when first used; as in createEngine the
+ * environment is not read.
+ */
 export function createClient<const Tasks extends readonly TaskDefinition<string, never, unknown>[]>(
   options: ClientOptions & { readonly tasks: Tasks },
 ): Client<RegistryOf<Tasks>>

@@ -64,6 +64,8 @@ const KILL_MS = 2_000
 
 /**
  * An engine: a queue, a scheduler and threads in this process. It does nothing until `start()`.
+ * The environment is not read: `database: process.env.DATABASE_URL` is the caller's to say, and where `database` is left out
+ * or undefined, an embedded server for development runs in `dataDir`.
  * @throws EngineError CONFIG_INVALID naming every wrong setting
  */
 export function createEngine<const Tasks extends readonly TaskDefinition<string, never, unknown>[]>(

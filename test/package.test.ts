@@ -36,6 +36,17 @@ await engine.stop()
 console.log(JSON.stringify({ state: job.state, result: job.result }))
 `
 
+const TRIAL = `
+import { createTestKit } from 'millrace/testing'
+import { add } from './tasks/add.mjs'
+const kit = await createTestKit({ tasks: [add] })
+const { id } = await kit.enqueue('add', { a: 2, b: 3 }, { delayMs: 60_000 })
+await kit.advance('2m')
+const [job] = await kit.assertCompleted(id)
+await kit.close()
+console.log(JSON.stringify({ state: job.state, result: job.result }))
+`
+
 const folder = mkdtempSync(join(tmpdir(), 'millrace-package-'))
 
 after(() => rmSync(folder, { recursive: true, force: true }))
@@ -52,6 +63,8 @@ test('packed and installed elsewhere without install scripts, the command works,
   for (const wanted of [
     'dist/engine/index.js',
     'dist/engine/index.d.ts',
+    'dist/engine/testing/index.js',
+    'dist/engine/testing/index.d.ts',
     'dist/engine/main.js',
     'dist/threads/task-thread.js',
     'engine/index.js',
@@ -91,4 +104,8 @@ test('packed and installed elsewhere without install scripts, the command works,
   )
   const script = await run(process.execPath, ['main.mjs'], { cwd: home, env, timeout: 60_000 })
   assert.deepEqual(JSON.parse(script.stdout), { state: 'completed', result: { sum: 5 } })
+
+  writeFileSync(join(home, 'trial.mjs'), TRIAL)
+  const trial = await run(process.execPath, ['trial.mjs'], { cwd: home, env, timeout: 60_000 })
+  assert.deepEqual(JSON.parse(trial.stdout), { state: 'completed', result: { sum: 5 } })
 })

@@ -90,6 +90,10 @@ test('schedules are registered, and their next time is told in their zone', () =
   assert.match(run('schedules.js'), /^\[ 'report', 'sweep' \] \d+-\d+-\d+ 09:00/)
 })
 
+test('a test moves the clock, and what is due runs', () => {
+  assert.equal(run('trial.js'), 'reminded bob 2026-03-05\n')
+})
+
 test('dead letters are listed and requeued, and queues are shown, as the README does it', () => {
   assert.match(run('care.js'), /0 requeued[\s\S]*queue: 'mail'/)
 })

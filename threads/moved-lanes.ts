@@ -30,7 +30,7 @@ export function lanesInTimeOf({ machine }: Clock, lanes: PoolLanes): PoolLanes {
       return lanes.count
     },
     isOpen: (lane) => lanes.isOpen(lane),
-    feed: (lane, piece) => lanes.feed(lane, piece),
+    feed: (lane, pieces) => lanes.feed(lane, pieces),
     outstanding: (lane) => lanes.outstanding(lane),
     taken: (lane) => lanes.taken(lane),
     revoke: (lane) => lanes.revoke(lane),
@@ -59,6 +59,7 @@ function movedSink(machine: Machine, sink: ReportSink): ReportSink {
       sink.completed(lane, slot, generation, machine.at(atMs), lasted(atMs, ranMs), bytes, start, end),
     failed: (lane, slot, generation, atMs, ranMs, retryable, bytes, start, end) =>
       sink.failed(lane, slot, generation, machine.at(atMs), lasted(atMs, ranMs), retryable, bytes, start, end),
+    completing: (lane, slot, generation) => sink.completing(lane, slot, generation),
     heartbeat: (lane, slot, generation, atMs) => sink.heartbeat(lane, slot, generation, machine.at(atMs)),
     progress: (lane, slot, generation, bytes, start, end) => sink.progress(lane, slot, generation, bytes, start, end),
     log: (lane, slot, generation, bytes, start, end) => sink.log(lane, slot, generation, bytes, start, end),

@@ -288,11 +288,12 @@ export class Store {
 
   /** Claims; an empty answer means that nothing is ready for us. @throws EngineError NODE_FENCED when the node row is gone */
   async claim(request: ClaimRequest): Promise<ClaimedChunk[]> {
+    const plan = request.group !== null ? 'claim_of_group' : request.taskIds !== null ? 'claim_of_tasks' : 'claim'
+    const taskIds = request.taskIds?.toSorted((a, b) => a - b) ?? null
     const rows = await this.session('claim').query<ClaimRow>({
-      ...(request.group === null
-        ? { name: 'claim', text: this.#sql('select * from millrace.claim($1, $2, $3, $4, $5, $6)') }
-        : { name: 'claim_group', text: this.#sql('select * from millrace.claim_of_group($1, $2, $3, $4, $5, $6)') }),
-      values: [request.nodeId, request.queueIds, request.taskIds, request.jobsMax, request.bytesMax, request.group],
+      name: plan,
+      text: this.#sql(`select * from millrace.${plan}($1, $2, $3, $4, $5, $6)`),
+      values: [request.nodeId, request.queueIds, taskIds, request.jobsMax, request.bytesMax, request.group],
     })
     const chunks: ClaimedChunk[] = []
     for (const row of rows) {

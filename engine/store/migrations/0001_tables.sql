@@ -125,8 +125,8 @@ create table millrace.ready (
   group_key text
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0,
         autovacuum_analyze_scale_factor = 0.05);
--- parts of one chunk share their seq
-create index ready_order on millrace.ready (queue_id, rank, seq, first_id);
+-- parts of one chunk share their seq; the task stands last, so that a claim walks past tasks of others by the index alone
+create index ready_order on millrace.ready (queue_id, rank, seq, first_id, task_id);
 create index ready_group on millrace.ready (queue_id, group_key, rank, seq, first_id) where group_key is not null;
 
 create table millrace.scheduled (

@@ -396,6 +396,14 @@ do $$ begin
     '(p_group is null or y.group_key = p_group)', 'y.group_key = p_group');
 end $$;
 
+-- The same for a node that takes jobs of its own tasks alone, which nearly every node does: jobs of other tasks are walked
+-- past by the index, without a look at their rows (by the range of ids before PostgreSQL 17). p_tasks is sorted.
+do $$ begin
+  execute replace(replace(pg_get_functiondef('millrace.claim'::regproc), '.claim(', '.claim_of_tasks('),
+    '(p_tasks is null or y.task_id = any (p_tasks)) and (p_group is null or y.group_key = p_group)',
+    'y.task_id = any (p_tasks) and y.task_id >= p_tasks[1] and y.task_id <= p_tasks[cardinality(p_tasks)]');
+end $$;
+
 -- Opens a flush: answers whether this flush had been committed before, which leases are lost, and whether the node is.
 -- Locks the node (shared) and the leases until the end of the transaction; a handler that completes a job of such a lease in
 -- a transaction of its own has a key share of it, and is not in the way.

@@ -303,6 +303,15 @@ export const GATES: readonly Gate[] = [
     find: over('queue', 'claim of 10, 1,000,000 wait', 'claim of 10, 1,000 wait', 'p50Ms'),
   },
   {
+    says: '[TM-142] a claim while 100,000 wait in 5,000 groups, times while 1,000 wait in none',
+    bench: 'queue',
+    kind: 'ratio',
+    atLeast: false,
+    limit: 6,
+    aim: 3,
+    find: over('queue', 'claim of 10, 100,000 wait in 5,000 groups', 'claim of 10, 1,000 wait', 'p50Ms'),
+  },
+  {
     says: '[TM-144] one group and four engines: end of a job to the start of the next, ms p50',
     bench: 'queue',
     kind: 'contract',

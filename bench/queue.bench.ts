@@ -9,6 +9,7 @@ import pg from 'pg'
 import { systemClock } from '../engine/base/clock.ts'
 import type { EngineOptions } from '../engine/engine.ts'
 import { type Client, createClient, createEngine, type Engine } from '../engine/index.ts'
+import type { Store } from '../engine/store/store.ts'
 import { fill, withStore } from './claim.bench.ts'
 import { type Harness, quantile, type Sample, type Subject } from './harness.ts'
 import { REST_TASK } from './peers/millrace-rest.ts'
@@ -29,6 +30,7 @@ const REST_MS = 5
 const CLAIM_JOBS = 10
 const CLAIMS = 80
 const WARM_CLAIMS = 10
+const GROUPS = 5_000
 
 export async function run(harness: Harness): Promise<void> {
   const server = await harness.server()
@@ -41,34 +43,57 @@ export async function run(harness: Harness): Promise<void> {
     ours('process', { jobs }, () => processAll(server, jobs, 1, 2)),
   ])
   const workers = harness.pick([1, 4], [1, 2, 4, 10])
-  const each = harness.pick(100, 1_000)
   await harness.compare(
     name,
-    workers.flatMap((count): Subject[] => [
-      ours(`${workersOf(count)}, jobs that wait`, { jobs: each * count, restMs: REST_MS }, () =>
-        rest(server, each * count, count),
-      ),
-      ours(`${workersOf(count)}, no-op`, { jobs }, () => processAll(server, jobs, count, 1)),
-    ]),
+    workers.flatMap((count): Subject[] => {
+      const resting = count * harness.pick(100, count < 10 ? 400 : 1_000)
+      return [
+        ours(`${workersOf(count)}, jobs that wait`, { jobs: resting, restMs: REST_MS }, () =>
+          rest(server, resting, count),
+        ),
+        ours(`${workersOf(count)}, no-op`, { jobs }, () => processAll(server, jobs, count, 1)),
+      ]
+    }),
   )
+  await harness.compare(name, [
+    ...harness
+      .pick([1_000, 100_000], [1_000, 10_000, 100_000, 1_000_000])
+      .map((waiting) =>
+        ours(`claim of ${CLAIM_JOBS}, ${waiting.toLocaleString('en')} wait`, { claims: CLAIMS }, () =>
+          claimSome(server, waiting, 0),
+        ),
+      ),
+    ...harness
+      .pick([], [100_000])
+      .map((waiting) =>
+        ours(
+          `claim of ${CLAIM_JOBS}, ${waiting.toLocaleString('en')} wait in ${GROUPS.toLocaleString('en')} groups`,
+          { claims: CLAIMS },
+          () => claimSome(server, waiting, GROUPS),
+        ),
+      ),
+  ])
   await harness.compare(
     name,
     harness
-      .pick([1_000, 100_000], [1_000, 100_000, 1_000_000])
-      .map((waiting) =>
-        ours(`claim of ${CLAIM_JOBS}, ${waiting.toLocaleString('en')} wait`, { claims: CLAIMS }, () =>
-          claimSome(server, waiting),
+      .pick(
+        [
+          [1, 100],
+          [10, 100],
+          [1_000, 100],
+        ],
+        [
+          [1, 500],
+          [10, 2_000],
+          [1_000, 5_000],
+          [GROUPS, 10_000],
+        ],
+      )
+      .map(([groups, count]) =>
+        ours(`${groups!.toLocaleString('en')} group${groups === 1 ? '' : 's'}`, { jobs: count, engines: 4 }, () =>
+          turns(server, count!, groups!),
         ),
       ),
-  )
-  const grouped = harness.pick(100, 2_000)
-  await harness.compare(
-    name,
-    [1, 10, 1_000].map((groups) =>
-      ours(`${groups.toLocaleString('en')} group${groups === 1 ? '' : 's'}`, { jobs: grouped, engines: 4 }, () =>
-        turns(server, grouped, groups),
-      ),
-    ),
   )
 }
 
@@ -112,10 +137,10 @@ function claimAll(server: Server, jobs: number): Promise<Sample> {
   })
 }
 
-/** The same few claims out of a queue that is short or long. */
-function claimSome(server: Server, waiting: number): Promise<Sample> {
+/** The same few claims out of a queue that is short or long; with groups, each has its share and its turn is free. */
+function claimSome(server: Server, waiting: number, groups: number): Promise<Sample> {
   return withStore(server, async (store, nodeId, queueId, taskId) => {
-    await fill(store, queueId, taskId, waiting, 1)
+    await fillFast(store, queueId, taskId, waiting, groups)
     await server.checkpoint()
     const request = { nodeId, queueIds: [queueId], taskIds: null, jobsMax: CLAIM_JOBS, bytesMax: 1e9, group: null }
     for (let at = 0; at < WARM_CLAIMS; at++) await store.claim(request)
@@ -128,6 +153,21 @@ function claimSome(server: Server, waiting: number): Promise<Sample> {
     }
     return { p50Ms: quantile(took, 0.5), p95Ms: quantile(took, 0.95), p99Ms: quantile(took, 0.99) }
   })
+}
+
+/** Jobs one by one, by SQL: a million within seconds. Autovacuum would have looked at so many; here it is told to. */
+async function fillFast(store: Store, queueId: number, taskId: number, jobs: number, groups: number): Promise<void> {
+  const group = groups > 0 ? `'g' || i % ${groups}` : 'null'
+  const place = `0, ${queueId}, ${taskId}, 20, 1, 1, 0, ${group}`
+  await store.ask(`insert into millrace.job (id, queue_id, task_id, payload_bytes, priority, max_attempts, payload, group_key)
+    select i, ${queueId}, ${taskId}, 20, 0, 3, '{"id":1,"name":"x"}', ${group} from generate_series(1, ${jobs}) i`)
+  if (groups > 0)
+    await store.ask(`insert into millrace.blocked (job_id, rank, queue_id, task_id, bytes, attempt, run, rescues, group_key)
+      select i, ${place} from generate_series(1, ${jobs}) i`)
+  // a job of a group waits behind its group, and a ticket (count 0, below zero) asks for it
+  await store.ask(`insert into millrace.ready (first_id, count, rank, queue_id, task_id, bytes, attempt, run, rescues, group_key)
+    select ${groups > 0 ? '-i, 0' : 'i, 1'}, ${place} from generate_series(1, ${jobs}) i`)
+  for (const table of ['job', 'ready', 'blocked']) await store.ask(`analyze millrace.${table}`)
 }
 
 // ------------------------------------------------------------------ whole jobs

@@ -92,7 +92,7 @@ function statements(): Hot[] {
       'select * from millrace.claim($1, $2, null, 100, 1000000, null)',
       [nodeId, [groupQueueId]],
       1_500,
-      4_000,
+      8_000,
     ),
     call(
       'claim of a group',

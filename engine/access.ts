@@ -196,6 +196,7 @@ function lateConsole(open: () => Promise<Omit<Console, 'schedules'>>, schedules:
     },
     results: {
       list: async (filter) => (await get()).results.list(filter),
+      page: async (filter) => (await get()).results.page(filter),
       cleanup: async (filter) => (await get()).results.cleanup(filter),
     },
     nodes: async () => (await get()).nodes(),

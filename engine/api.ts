@@ -193,6 +193,14 @@ export interface ResultFilter {
   readonly limit?: number
   /** At most 100,000; default 0. */
   readonly offset?: number
+  /** Goes on where a page ended: its `older`. */
+  readonly cursor?: string
+}
+
+export interface ResultPage {
+  readonly rows: ResultRow[]
+  /** The cursor of the next page; null when there is nothing older. */
+  readonly older: string | null
 }
 
 export interface ResultRow {
@@ -209,8 +217,16 @@ export interface ResultRow {
 }
 
 export interface ResultVerbs {
-  /** Completed jobs, newest completion first. @throws EngineError VALIDATION */
+  /**
+   * Completed jobs, newest completion first. Of a queue, task or group that is rare, those among about 100,000 completed
+   * jobs of the time that is asked for: `page` goes on. @throws EngineError VALIDATION
+   */
   list(filter?: ResultFilter): Promise<ResultRow[]>
+  /**
+   * The same, and where to go on. A page may have fewer rows than its limit, even none, and yet an `older`: so many jobs
+   * were looked through. @throws EngineError VALIDATION
+   */
+  page(filter?: ResultFilter): Promise<ResultPage>
   /**
    * Forgets completed jobs with all their attempts. At least one of the two must be given.
    * @returns how many. @throws EngineError VALIDATION

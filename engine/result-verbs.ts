@@ -1,6 +1,6 @@
 // The results of completed jobs: found by time and by whose they are, and forgotten when they are not wanted any more.
 
-import type { ResultFilter, ResultRow, ResultVerbs } from './api.ts'
+import type { ResultFilter, ResultPage, ResultRow, ResultVerbs } from './api.ts'
 import { EngineError } from './base/errors.ts'
 import { readStatements } from './store/statements.ts'
 import type { Store } from './store/store.ts'
@@ -8,6 +8,8 @@ import type { Store } from './store/store.ts'
 const LIST_DEFAULT = 100
 const LIST_MAX = 1_000
 const OFFSET_MAX = 100_000
+/** Completed jobs that a list looks through for those that fit: about a second. */
+const SCAN_MAX = 100_000
 /** Completed jobs that one batch looks at: bounds its transaction. */
 const BATCH_JOBS = 10_000
 
@@ -17,19 +19,32 @@ export function openResultVerbs(store: Store): ResultVerbs {
   const statements = readStatements('console.sql', store.schema)
   const ask = <R = Row>(name: string, values: readonly unknown[] = []) => store.ask<R>(statements.get(name)!, values)
 
+  const page = async (filter: ResultFilter = {}): Promise<ResultPage> => {
+    const limit = wholeOf('limit', filter.limit ?? LIST_DEFAULT, 1, LIST_MAX)
+    const offset = wholeOf('offset', filter.offset ?? 0, 0, OFFSET_MAX)
+    const before = timeOf('completedBefore', filter.completedBefore)
+    const from = filter.cursor === undefined ? null : cursorOf(filter.cursor)
+    const found = await ask<Row & { job_id: number | null; moment: string }>('results', [
+      filter.queue ?? null,
+      filter.task ?? null,
+      filter.group ?? null,
+      timeOf('completedAfter', filter.completedAfter),
+      from?.at ?? before,
+      limit,
+      offset,
+      from?.below ?? null,
+      SCAN_MAX + offset + limit,
+    ])
+    const rows = found.filter((row) => row.job_id !== null)
+    const last = found.at(-1)
+    const goesOn = last !== undefined && (last.job_id === null || rows.length === limit)
+    return { rows: rows.map(resultOf), older: goesOn ? `${last.moment}/${last.job_id ?? 0}` : null }
+  }
+
   return {
-    async list(filter: ResultFilter = {}) {
-      const rows = await ask('results', [
-        filter.queue ?? null,
-        filter.task ?? null,
-        filter.group ?? null,
-        timeOf('completedAfter', filter.completedAfter),
-        timeOf('completedBefore', filter.completedBefore),
-        wholeOf('limit', filter.limit ?? LIST_DEFAULT, 1, LIST_MAX),
-        wholeOf('offset', filter.offset ?? 0, 0, OFFSET_MAX),
-      ])
-      return rows.map(resultOf)
-    },
+    page,
+
+    list: async (filter) => (await page(filter)).rows,
 
     async cleanup({ queue, completedBefore }) {
       if (queue === undefined && completedBefore === undefined)
@@ -66,6 +81,14 @@ function resultOf(row: Row): ResultRow {
     startedAt: row.started_at as Date | null,
     completedAt: row.finished_at as Date,
   }
+}
+
+/** `<time>/<job>`: what comes after this job, or before this time. */
+function cursorOf(text: string): { at: string; below: number } {
+  const [, at, id] = /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)\/(\d{1,16})$/.exec(text) ?? []
+  if (at === undefined || Number.isNaN(Date.parse(at)))
+    throw new EngineError('VALIDATION', 'cursor must be what an earlier page answered as `older`', { field: 'cursor' })
+  return { at, below: Number(id) }
 }
 
 /** As PostgreSQL reads it; a Date is milliseconds and no more, which is what the text says. */

@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { stripVTControlCharacters } from 'node:util'
-import type { JobRow, ScheduleRow, Schedules } from '../engine/api.ts'
+import type { JobRow, ResultRow, ScheduleRow, Schedules } from '../engine/api.ts'
 import { type Clock, systemClock } from '../engine/base/clock.ts'
 import { EngineError } from '../engine/base/errors.ts'
 import type { Api, Client, Console, Engine, EngineStats } from '../engine/cli/api.ts'
@@ -137,6 +137,19 @@ const JOB: JobRow = {
   node: 1,
 }
 
+const RESULT: ResultRow = {
+  id: 7,
+  task: 'mail',
+  queue: 'default',
+  group: null,
+  result: { sent: true },
+  attempt: 1,
+  run: 1,
+  node: 1,
+  startedAt: CREATED,
+  completedAt: CREATED,
+}
+
 const SCHEDULE: ScheduleRow = {
   id: 'report',
   task: 'report',
@@ -219,7 +232,11 @@ function fakeConsole(overrides: Partial<Console> = {}): Console {
       resume: async () => {},
       purge: async () => 0,
     },
-    results: { list: async () => [], cleanup: async () => 0 },
+    results: {
+      list: async () => [RESULT],
+      page: async () => ({ rows: [RESULT], older: null }),
+      cleanup: async () => 0,
+    },
     nodes: async () => [
       {
         id: 3,
@@ -597,6 +614,60 @@ test('dead letters are requeued and purged only when it is said which', async ()
   assert.equal((await cli(['dead', 'requeue', '7'])).out, '2 jobs requeued.\n')
   assert.deepEqual((await cli(['dead', 'purge', '--all', '--json'])).lines, [{ purged: 1 }])
   assert.equal((await cli(['dead'])).out, 'No dead letter fits.\n')
+})
+
+test('dead letters are chosen by their time too, and are tried again at a rate', async () => {
+  const seen: unknown[][] = []
+  const requeue = async (...args: unknown[]) => seen.push(args)
+  const api = fakeApi({ console: { dead: { ...fakeConsole().dead, requeue } } })
+  await cli(['dead', 'requeue', '--all', '--per-second', '0.5', '--died-after', '2026-01-01', '--limit', '7'], { api })
+  assert.deepEqual(seen, [[{ limit: 7, diedAfter: new Date('2026-01-01') }, { perSecond: 0.5 }]])
+  const { code, err } = await cli(['dead', 'requeue', '7', '--per-second', '0'], { api })
+  assert.equal(code, 64)
+  assert.match(err, /--per-second must be a number from 0\.01 to 100,000; got "0"/)
+})
+
+test('results are listed by what they are of, page by page, and are shown in full', async () => {
+  const seen: unknown[] = []
+  const older = '2026-11-21T01:02:03.004000Z/7'
+  const page = async (filter: unknown) => {
+    seen.push(filter)
+    return { rows: [RESULT], older }
+  }
+  const api = fakeApi({ console: { results: { ...fakeConsole().results, page } } })
+  const text = await cli(['results', '--task', 't', '--completed-before', '2026-12-01', '--limit', '1'], { api })
+  assert.deepEqual(seen, [{ task: 't', completedBefore: new Date('2026-12-01'), limit: 1 }])
+  assert.match(text.out, /7 +mail +default +1 +2026-11-21 01:02:03\.004 +\{"sent":true\}/)
+  assert.match(text.err, /older ones: --cursor 2026-11-21T01:02:03\.004000Z\/7; a whole one: millrace results show 7/)
+  const json = await cli(['results', 'list', '--json', '--cursor', older], { api })
+  assert.deepEqual(seen[1], { cursor: older, limit: 20 })
+  assert.deepEqual([json.lines[0]!.id, json.lines[1]], [7, { older }])
+  const none = await cli(['results'], {
+    api: fakeApi({ console: { results: { ...fakeConsole().results, page: async () => ({ rows: [], older: null }) } } }),
+  })
+  assert.equal(none.out, 'No result fits.\n')
+  assert.equal((await cli(['results', 'show', '7'])).out, '{\n  "sent": true\n}\n')
+  assert.deepEqual((await cli(['results', 'show', '7', '--json'])).lines, [{ id: 7, result: { sent: true } }])
+  const failed = fakeApi({ console: { job: async () => ({ ...JOB, state: 'failed' }) } })
+  const refused = await cli(['results', 'show', '7'], { api: failed })
+  assert.deepEqual([refused.code, /job 7 is failed, not completed/.test(refused.err)], [65, true])
+  assert.equal((await cli(['results', 'show', '8'], { api: fakeApi({ console: { job: async () => null } }) })).code, 66)
+})
+
+test('results are cleaned up only when it is said which', async () => {
+  const seen: unknown[] = []
+  const cleanup = async (filter: unknown) => {
+    seen.push(filter)
+    return 3
+  }
+  const api = fakeApi({ console: { results: { ...fakeConsole().results, cleanup } } })
+  const { code, err } = await cli(['results', 'cleanup'], { api })
+  assert.equal(code, 64)
+  assert.match(err, /name what is meant: --queue, --completed-before, or both/)
+  assert.equal((await cli(['results', 'cleanup', '--queue', 'q'], { api })).out, '3 results forgotten.\n')
+  const json = await cli(['results', 'cleanup', '--completed-before', '2026-12-01', '--json'], { api })
+  assert.deepEqual(json.lines, [{ forgotten: 3 }])
+  assert.deepEqual(seen, [{ queue: 'q' }, { completedBefore: new Date('2026-12-01') }])
 })
 
 test('migrate --dry-run prints SQL alone on standard output', async () => {

@@ -379,6 +379,49 @@ test('[TM-074] results of a time: from its first moment on, and before its last'
   })
 })
 
+test('pages of results follow each other without a gap, also among those that completed at the same moment', async () => {
+  await withEngines(async (bundle) => {
+    const { client, query } = bundle
+    await aged(bundle, 10)
+    await query(`update millrace.attempt set finished_at = date_trunc('minute', now()) where job_id % 3 > 0`)
+    const { list, page } = client.console.results
+    const all = (await list()).map((row) => row.id)
+    for (const filter of [{}, { queue: 'q1' }]) {
+      const seen: number[] = []
+      let cursor: string | undefined
+      do {
+        const { rows, older } = await page({ ...filter, limit: 3, ...(cursor && { cursor }) })
+        seen.push(...rows.map((row) => row.id))
+        cursor = older ?? undefined
+      } while (cursor !== undefined)
+      const wanted = (await list(filter)).map((row) => row.id)
+      assert.deepEqual(seen, wanted)
+    }
+    assert.equal(all.length, 10)
+    assert.equal(await codeFrom(() => page({ cursor: 'yesterday' })), 'VALIDATION')
+  })
+})
+
+test('what is rare is looked for among so many completed jobs at a time; the answer says where to go on', async () => {
+  await withEngines(async (bundle) => {
+    await aged(bundle, 10) // payload 9 is the oldest
+    const ask = (before: Date | null, scan: number) =>
+      bundle.query<{ job_id: string | null; result: unknown; finished_at: Date }>(
+        'select job_id, result, finished_at from millrace.results($1, null, null, null, $2, 10, 0, 0, $3)',
+        ['rare', before, scan],
+      )
+    const [queue] = await bundle.query(`select millrace.queue_id('rare') as id`)
+    await bundle.query('update millrace.job set queue_id = $1 where id = (select max(id) from millrace.job)', [
+      queue!.id,
+    ])
+    const [mark, ...none] = await ask(null, 4)
+    assert.equal(mark!.job_id, null)
+    assert.deepEqual(none, [])
+    const [found] = await ask(mark!.finished_at, 100)
+    assert.equal(found!.result, 9)
+  })
+})
+
 test('[TM-075] [TM-076] cleaning up forgets completed jobs by age or by queue, and wants to be told which', async () => {
   await withEngines(async (bundle) => {
     const now = await aged(bundle, 10)

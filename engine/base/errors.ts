@@ -55,6 +55,12 @@ export const ERROR_CODES = {
     exit: 65,
     hint: 'Only a dead letter can be requeued; `millrace explain ID` shows where the job stands.',
   },
+  NO_RESULT: {
+    retry: false,
+    http: 409,
+    exit: 65,
+    hint: 'Only a completed job has a result; `millrace explain ID` shows where the job stands.',
+  },
   SCHEDULE_NOT_FOUND: { retry: false, http: 404, exit: 66, hint: '`millrace schedules` lists the names that exist.' },
   // outcomes of an attempt
   TASK_THREW: { retry: true, http: 500, exit: 70, hint: 'The handler threw; the stack is in the attempt.' },

@@ -16,6 +16,7 @@ export type {
   LoopRow,
   NodeRow,
   QueueStats,
+  ResultFilter,
   ScheduleChange,
   ScheduleDefinition,
   ScheduleFilter,

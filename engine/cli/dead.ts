@@ -32,8 +32,12 @@ export async function deadList(cli: Cli, filter: DeadFilter): Promise<void> {
   terminal.note(terminal.style('dim', `  try one again: ${program} dead requeue ${rows[0]!.id}`))
 }
 
-export async function deadRequeue(cli: Cli, filter: DeadFilter & { all?: boolean }): Promise<void> {
-  const moved = await withClient(cli, 'nothing', (client) => client.console.dead.requeue(chosen(filter)))
+export async function deadRequeue(
+  cli: Cli,
+  { perSecond, ...filter }: DeadFilter & { all?: boolean; perSecond?: number },
+): Promise<void> {
+  const spread = perSecond === undefined ? {} : { perSecond }
+  const moved = await withClient(cli, 'nothing', (client) => client.console.dead.requeue(chosen(filter), spread))
   report(cli, 'requeued', moved)
 }
 

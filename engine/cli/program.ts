@@ -3,7 +3,7 @@
 
 import { Command, Option } from 'commander'
 import { flagOf, SETTING_NAMES, type SettingName, settingOf } from '../config/settings.ts'
-import type { DeadFilter, JobFilter, ScheduleFilter } from './api.ts'
+import type { DeadFilter, JobFilter, ResultFilter, ScheduleFilter } from './api.ts'
 import { cancel } from './cancel.ts'
 import { config } from './config.ts'
 import type { Cli } from './context.ts'
@@ -26,8 +26,10 @@ import {
   momentFrom,
   nameFrom,
   priority,
+  rateFrom,
   wholeFrom,
 } from './read.ts'
+import { resultsCleanup, resultsList, resultsShow } from './results.ts'
 import {
   type ScheduleFlags,
   schedulesAdd,
@@ -162,9 +164,39 @@ export function buildProgram(cli: Cli, outcome: Outcome): Command {
     .argument('<id>', 'id of the job', jobId)
     .action(async (id: number) => ran(await explain(cli, id)))
 
+  const results = add('results', 'what completed jobs returned: list, show, cleanup', LOOK, [
+    'results',
+    'results --task send-mail --completed-after 2026-12-31',
+    'results show 4711',
+    'results cleanup --completed-before 2026-12-01',
+  ])
+  results
+    .command('list', { isDefault: true })
+    .description('list them, the newest first')
+    .option('--task <name>', 'only this task', nameFrom('--task'))
+    .option('--queue <name>', 'only this queue', nameFrom('--queue'))
+    .option('--group <name>', 'only this group', nameFrom('--group'))
+    .option('--completed-after <moment>', 'only what completed then or later', momentFrom('--completed-after'))
+    .option('--completed-before <moment>', 'only what completed earlier', momentFrom('--completed-before'))
+    .option('--cursor <text>', 'go on where a page ended')
+    .option('--limit <n>', 'this many at most', wholeFrom('--limit', 1, 1_000), 20)
+    .action(async (filter: ResultFilter) => ran(await resultsList(cli, filter)))
+  results
+    .command('show')
+    .description('one in full')
+    .argument('<id>', 'id of the job', jobId)
+    .action(async (id: number) => ran(await resultsShow(cli, id)))
+  results
+    .command('cleanup')
+    .description('forget completed jobs, with all their attempts')
+    .option('--queue <name>', 'only this queue', nameFrom('--queue'))
+    .option('--completed-before <moment>', 'only what completed earlier', momentFrom('--completed-before'))
+    .action(async (filter: ResultFilter) => ran(await resultsCleanup(cli, filter)))
+
   const dead = add('dead', 'dead letters: jobs that failed for good', CARE, [
     'dead list',
     'dead requeue 4711',
+    'dead requeue --task send-mail --per-second 20',
     'dead purge --task send-mail',
   ])
   deadFilter(dead.command('list', { isDefault: true }).description('list them, the newest first'))
@@ -174,7 +206,8 @@ export function buildProgram(cli: Cli, outcome: Outcome): Command {
     dead.command('requeue').description('try them again, with fresh attempts').argument('[id]', 'one of them', jobId),
   )
     .option('--all', 'all that fit, up to --limit')
-    .action(async (id: number | undefined, filter: DeadFilter) =>
+    .option('--per-second <n>', 'so many a second instead of all at once', rateFrom('--per-second', 0.01, 100_000))
+    .action(async (id: number | undefined, filter: DeadFilter & { perSecond?: number }) =>
       ran(await deadRequeue(cli, { ...filter, ...(id && { id }) })),
     )
   deadFilter(dead.command('purge').description('forget them for ever').argument('[id]', 'one of them', jobId))
@@ -318,6 +351,8 @@ function deadFilter(command: Command): Command {
   return command
     .option('--task <name>', 'only this task', nameFrom('--task'))
     .option('--queue <name>', 'only this queue', nameFrom('--queue'))
+    .option('--died-after <moment>', 'only what died then or later', momentFrom('--died-after'))
+    .option('--died-before <moment>', 'only what died earlier', momentFrom('--died-before'))
     .option('--limit <n>', 'this many at most', limit, 100)
 }
 

@@ -48,6 +48,15 @@ export function nameFrom(what: string): Reader<string> {
   }
 }
 
+/** So many per second, such as 50 or 0.5. */
+export function rateFrom(what: string, min: number, max: number): Reader<number> {
+  return (text) => {
+    const value = /^\d+(\.\d+)?$/.test(text) ? Number(text) : Number.NaN
+    if (value >= min && value <= max) return value
+    throw refused(what, text, `a number from ${min} to ${grouped(max)}`)
+  }
+}
+
 export const jobId = wholeFrom('ID', 1, JOB_ID_MAX)
 export const limit = wholeFrom('--limit', 1, 10_000)
 export const priority = wholeFrom('--priority', PRIORITY_MIN, PRIORITY_MAX)

@@ -207,9 +207,12 @@ end $$;
 
 -- ------------------------------------------------------------------ results
 
--- Completed jobs, newest completion first, walking back through time in windows that grow from a second, so that the
--- newest cost what they are and not what the history is. A rare task may walk it all. Index: attempt_finished.
-create function millrace.results(p_queue text, p_task text, p_group text, p_after timestamptz, p_before timestamptz, p_limit int, p_offset int)
+-- Completed jobs, newest completion first, walking back through time in windows that grow while there is little in them and
+-- shrink where there is much, so that the newest cost what they are and not what the history is. Of what is rare at most
+-- about p_scan completions are looked through: then the last row has no job, and its time says from where to go on.
+-- p_below: of those completed at the very p_before, jobs below this id belong to it too. Index: attempt_finished.
+create function millrace.results(p_queue text, p_task text, p_group text, p_after timestamptz, p_before timestamptz, p_limit int, p_offset int,
+  p_below bigint, p_scan int)
 returns table (job_id bigint, task text, queue text, group_key text, attempt int, run int, node_id int, lane int,
   started_at timestamptz, finished_at timestamptz, result json)
 language plpgsql stable set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
@@ -217,22 +220,36 @@ language plpgsql stable set enable_seqscan = off set enable_hashjoin = off set e
 declare
   v_queue int := (select q.id from millrace.queue q where q.name = p_queue);
   v_task int := (select t.id from millrace.task t where t.name = p_task);
+  -- a window reads whole ranges of blocks, some thousand rows, however narrow it is: what may be rare is looked for in wide ones
+  v_wide constant boolean := v_queue is not null or v_task is not null or p_group is not null;
+  v_most int := case when v_wide then 20000 else 1000 end;
+  v_begin timestamptz := coalesce(p_after, '-infinity');
   v_to timestamptz := coalesce(p_before, 'infinity');
-  v_from timestamptz := least(coalesce(p_before, 'infinity'), clock_timestamp());
-  v_step interval := interval '1 second';
+  v_now timestamptz := least(v_to, clock_timestamp());
+  v_below bigint := coalesce(p_below, 0);
+  v_from timestamptz;
+  v_step interval := case when v_wide then interval '1 minute' else interval '1 second' end;
   v_skip int := p_offset;
   v_left int := p_limit;
+  v_scan int := p_scan;
+  v_seen int;
   v_found int;
 begin
   if (p_queue is not null and v_queue is null) or (p_task is not null and v_task is null) then return; end if;
   loop
-    v_from := greatest(v_from - v_step, coalesce(p_after, '-infinity'));
+    v_from := case when v_step > interval '10 years' then v_begin else greatest(v_now - v_step, v_begin) end;
+    select count(*) into v_seen from (
+      select from millrace.attempt a where a.finished_at >= v_from and a.finished_at <= v_to limit v_most + 1) w; -- whatever its outcome
+    if v_seen > v_most and v_step > interval '1 ms' then
+      v_step := least(v_step, interval '10 years') / 4;
+      continue;
+    end if;
     if v_skip > 0 then
       select count(*) into v_found from (
         select from millrace.attempt a
         cross join lateral (select from millrace.job k where k.id = a.job_id and (v_queue is null or k.queue_id = v_queue)
           and (v_task is null or k.task_id = v_task) and (p_group is null or k.group_key = p_group) offset 0) j
-        where a.finished_at >= v_from and a.finished_at < v_to and a.outcome = 'c'
+        where a.finished_at >= v_from and a.finished_at <= v_to and (a.finished_at < v_to or a.job_id < v_below) and a.outcome = 'c'
         limit v_skip + 1) w;
     end if;
     if v_skip > 0 and v_found <= v_skip then
@@ -246,17 +263,23 @@ begin
           and (v_task is null or k.task_id = v_task) and (p_group is null or k.group_key = p_group) offset 0) j
         cross join lateral (select x.name from millrace.queue x where x.id = j.queue_id offset 0) q
         cross join lateral (select x.name from millrace.task x where x.id = j.task_id offset 0) t
-        where a.finished_at >= v_from and a.finished_at < v_to and a.outcome = 'c'
+        where a.finished_at >= v_from and a.finished_at <= v_to and (a.finished_at < v_to or a.job_id < v_below) and a.outcome = 'c'
         order by a.finished_at desc, a.job_id desc offset v_skip limit v_left;
       get diagnostics v_found = row_count;
       v_left := v_left - v_found;
       v_skip := 0;
     end if;
-    -- the last window reaches to the beginning
-    exit when v_left <= 0 or v_from = coalesce(p_after, '-infinity');
+    exit when v_left <= 0 or v_from = v_begin;
+    v_scan := v_scan - v_seen;
+    if v_scan <= 0 then
+      return query select null::bigint, null, null, null, null::int, null::int, null::int, null::int, null::timestamptz, v_from, null::json;
+      return;
+    end if;
+    v_most := least(v_most, greatest(v_scan, 1000));
     v_to := v_from;
-    v_step := v_step * 4;
-    if v_step > interval '10 years' then v_from := '-infinity'; end if;
+    v_now := v_from;
+    v_below := 0;
+    if v_seen < v_most / 4 then v_step := v_step * case when v_wide then 16 else 4 end; end if;
   end loop;
 end $$;
 

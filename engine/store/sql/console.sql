@@ -52,8 +52,10 @@ update millrace.queue set paused = $2 where id = $1 and paused <> $2;
 select jobs, last from millrace.purge_waiting($1, $2, $3, $4, $5, $6);
 
 -- name: results
--- Params: $1 queue, $2 task, $3 group, $4 completed at or after, $5 before, $6 limit, $7 offset. Index: attempt_finished.
-select * from millrace.results($1, $2, $3, $4, $5, $6, $7);
+-- Params: $1 queue, $2 task, $3 group, $4 completed at or after, $5 before, $6 limit, $7 offset, $8 at $5 too when the id is
+-- below, $9 completions looked through at most. Index: attempt_finished.
+select r.*, to_char(r.finished_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as moment
+from millrace.results($1, $2, $3, $4, $5, $6, $7, $8, $9) r;
 
 -- name: forget_completed
 -- One batch. Params: $1 queue, $2 completed before, $3 after this job, $4 limit. Index: attempt_pkey.

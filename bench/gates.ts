@@ -322,20 +322,20 @@ export const GATES: readonly Gate[] = [
     find: part('queue', '1 group', 'p50Ms'),
   },
   {
-    says: 'due until decided, 20 at one second, ms p99',
-    bench: 'schedules',
-    kind: 'contract',
-    atLeast: false,
-    limit: 5,
-    find: (results) => results.ours('schedules', '20 due at once, decided', 'p99Ms'),
-  },
-  {
     says: 'due until the handler starts, 20 at one second, ms p99',
     bench: 'schedules',
     kind: 'contract',
     atLeast: false,
     limit: 5,
     find: (results) => results.ours('schedules', '20 due at once', 'p99Ms'),
+  },
+  {
+    says: 'due until the handler starts, 1,000 at one second, ms p99',
+    bench: 'schedules',
+    kind: 'contract',
+    atLeast: false,
+    limit: 5,
+    find: (results) => results.ours('schedules', '1,000 due at once', 'p99Ms'),
   },
   {
     says: 'due until the handler starts, 1,000 at one second, p99 over the best peer (timers in memory)',

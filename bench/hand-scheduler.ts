@@ -124,6 +124,7 @@ export function chunksOf(jobs: number): ClaimedChunk[] {
       ephemeral: false,
       group: null,
       retry: null,
+      timed: false,
       payloads: Array.from({ length: count }, (_, at) => `{"id":${nextId + at},"name":"x"}`).join(PAYLOAD_SEPARATOR),
       metas: null,
     })

@@ -2,8 +2,7 @@
 // while nothing is due. Ours keeps schedules, occurrences and results in PostgreSQL and runs handlers on threads; some
 // peers have nothing but timers in their own process, which is the floor that lateness is compared with.
 //
-// What lateness is: from the due time until the handler started, by the clock of the machine. `decided` is the part that
-// ends when PostgreSQL has written down who runs it.
+// What lateness is: from the due time until the handler started, by the clock of the machine.
 
 import { CronExpressionParser } from 'cron-parser'
 import { Cron } from 'croner'
@@ -111,7 +110,7 @@ function nextRuns(harness: Harness): Subject[] {
   })
 }
 
-/** A few to warm up, as many as the threads take at once, and many, one second after the other; one run gives all. */
+/** A few to warm up, as many as the threads take at once, and many, one after the other; one run gives all. */
 function lateness(harness: Harness, server: Server, systems: readonly Scheduler[]): Subject[] {
   const warm = 10
   const few = harness.pick(5, 20)
@@ -138,9 +137,7 @@ function lateness(harness: Harness, server: Server, systems: readonly Scheduler[
     return groups.flatMap((count, group) => {
       if (group === 0 && groups.length > 1) return []
       const text = `${count.toLocaleString('en')} due at once`
-      const both = [subject(text, (late) => late.started[group]!)]
-      if (system.name === OURS) both.push(subject(`${text}, decided`, (late) => late.decided![group]!))
-      return both
+      return [subject(text, (late) => late.started[group]!)]
     })
   })
 }

@@ -14,6 +14,7 @@ import { openConsole } from './console.ts'
 import { Enqueuer } from './enqueuer/enqueuer.ts'
 import type { TaskDefaults } from './enqueuer/options.ts'
 import { openSchedules } from './schedule-verbs.ts'
+import { DatabaseTime } from './store/database-time.ts'
 import { type EmbeddedServer, openEmbedded } from './store/embedded.ts'
 import type { MigrationReport } from './store/migrate.ts'
 import { ScheduleStore } from './store/schedule-store.ts'
@@ -85,6 +86,7 @@ export class Access {
       url: this.databaseUrl(),
       schema,
       clock: this.machineClock,
+      time: new DatabaseTime(this.clock),
       timeoutMs: statementTimeoutMs,
       prepared: preparedStatements,
       name: 'millrace',

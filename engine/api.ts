@@ -128,7 +128,7 @@ export interface EngineStats {
   readonly runMs: Spread
   /** Occurrences of schedules that this engine made jobs of. */
   readonly occurrences: number
-  /** Due until enqueued, in ms, by the database's clock; without what was caught up. */
+  /** Due until the handler started, in ms, by the database's clock: of occurrences and of scheduled jobs. */
   readonly lateMs: Spread
 }
 
@@ -472,6 +472,8 @@ export interface OccurrenceRow {
   /** Triggered by a person. */
   readonly manual: boolean
   readonly lateMs: number
+  /** Due until its handler first started, in ms, by the clock of the node that ran it; null before that. */
+  readonly startLateMs: number | null
   readonly jobId: number | null
   /** Where its job stands now; null when there is none, or none any more. */
   readonly jobState: JobState | null

@@ -1,4 +1,5 @@
-// Brings work from PostgreSQL to the scheduler: makes due jobs ready, and claims as many as the scheduler wants. It is
+// Brings work from PostgreSQL to the scheduler: makes due jobs ready, and claims as many as the scheduler wants. When the
+// scheduler has room, jobs that become due within a second are claimed ahead, and wait in its memory to the millisecond. It is
 // woken by room in the scheduler, by a notification, by the next due time, and by a poll whose interval grows while
 // nothing comes; polling is the truth, everything else only makes it earlier.
 
@@ -10,6 +11,10 @@ import type { ClaimedChunk, ClaimRequest } from './store/types.ts'
 
 /** Jobs that one promotion moves: bounds its transaction. */
 const PROMOTE_JOBS = 10_000
+/** So long before they are due jobs are claimed, when there is room for them. */
+const AHEAD_MS = 1_000
+/** What is due that soon is left to come due: others may be at it, and asking for each one would cost more than it gives. */
+const AHEAD_EVERY_MS = 250
 /** How often the list of queues is read again, in ms, besides when an unknown one is heard of. */
 const QUEUES_EVERY_MS = 5_000
 
@@ -18,6 +23,10 @@ export interface ClaimerNeeds {
   readonly log: Log
   readonly store: {
     claim(request: ClaimRequest): Promise<ClaimedChunk[]>
+    claimAhead(
+      request: Omit<ClaimRequest, 'group'>,
+      withinMs: number,
+    ): Promise<{ chunks: ClaimedChunk[]; nextInMs: number | null }>
     promote(limit: number): Promise<{ moved: number; queues: number[]; nextInMs: number | null }>
     allQueues(): Promise<{ id: number; name: string; paused: boolean }[]>
     queueIds(names: readonly string[]): Promise<number[]>
@@ -42,6 +51,7 @@ export interface ClaimerSettings {
   readonly claimBytesMax: number
   readonly pollMs: number
   readonly pollMaxMs: number
+  readonly preScheduleMs: number
 }
 
 export class Claimer {
@@ -56,6 +66,10 @@ export class Claimer {
   #taskIds: readonly number[] | null = null
   /** Steady time of the next due job, as far as we know. */
   #dueAtMs = 0
+  /** Steady time from which on it is claimed ahead. */
+  #aheadAtMs = Number.POSITIVE_INFINITY
+  /** Steady time before which nobody asks for what is due soon again. */
+  #aheadAgainMs = 0
   #emptyPolls = 0
   #pollAtMs = 0
   /** Something may be ready that has not been asked for yet. */
@@ -63,7 +77,7 @@ export class Claimer {
   #failures = 0
   #claimingAs = 0
   /** Claims done, and those that came back empty; for the metrics. */
-  readonly counts = { claims: 0, empty: 0, jobs: 0, promoted: 0, errors: 0 }
+  readonly counts = { claims: 0, empty: 0, jobs: 0, ahead: 0, promoted: 0, errors: 0 }
 
   constructor(needs: ClaimerNeeds, settings: ClaimerSettings) {
     this.#needs = needs
@@ -105,9 +119,19 @@ export class Claimer {
   dueIn(ms: number): void {
     const at = this.#needs.clock.steadyMs() + ms
     if (at < this.#dueAtMs) {
-      this.#dueAtMs = at
+      this.#dueIs(at)
       this.#wake()
     }
+  }
+
+  #dueIs(atMs: number): void {
+    this.#dueAtMs = Math.min(this.#dueAtMs, atMs)
+    this.#aheadAtMs = Math.min(this.#aheadAtMs, Math.max(atMs - this.#leadMs, this.#aheadAgainMs))
+  }
+
+  /** 0: nothing is claimed ahead. Which job of a group is next is decided when its turn comes. */
+  get #leadMs(): number {
+    return this.#settings.onlyGroup === null ? Math.min(AHEAD_MS, this.#settings.preScheduleMs) : 0
   }
 
   #wake(): void {
@@ -143,10 +167,11 @@ export class Claimer {
     if (wanted > 0 && (this.#fresh || polls) && this.#queueIds.length > 0) await this.#claim(wanted)
     if (claimsFirst) await this.#learnQueues(now)
     if (polls || clock.steadyMs() >= this.#dueAtMs) await this.#promote()
+    if (clock.steadyMs() >= this.#aheadAtMs) await this.#claimAhead()
     if (polls) this.#planPoll()
     // without queues there was no claim that could have had an answer: asking on would never let anybody else run
     if (this.#fresh && this.#queueIds.length > 0 && this.#needs.wanted() > 0) return 0
-    return Math.max(0, Math.min(this.#pollAtMs, this.#dueAtMs) - clock.steadyMs())
+    return Math.max(0, Math.min(this.#pollAtMs, this.#dueAtMs, this.#aheadAtMs) - clock.steadyMs())
   }
 
   async #claim(wanted: number): Promise<void> {
@@ -179,6 +204,32 @@ export class Claimer {
     this.#needs.arrive(chunks, nodeId)
   }
 
+  /** Takes what becomes due soon; what there is no room for becomes due like everything. */
+  async #claimAhead(): Promise<void> {
+    const { clock, store } = this.#needs
+    this.#aheadAtMs = Number.POSITIVE_INFINITY
+    const wanted = Math.min(this.#needs.wanted(), this.#settings.claimJobsMax)
+    if (this.#leadMs === 0 || wanted === 0 || this.#queueIds.length === 0) return
+    this.#aheadAgainMs = clock.steadyMs() + AHEAD_EVERY_MS
+    this.#dueAtMs = Number.POSITIVE_INFINITY // what is taken now does not become due there; what is left is told
+    const nodeId = this.#needs.nodeId()
+    this.#claimingAs = nodeId
+    const { chunks, nextInMs } = await store.claimAhead(
+      {
+        nodeId,
+        queueIds: this.#queueIds,
+        taskIds: this.#taskIds,
+        jobsMax: wanted,
+        bytesMax: this.#settings.claimBytesMax,
+      },
+      this.#leadMs,
+    )
+    this.counts.claims++
+    for (const { count } of chunks) this.counts.ahead += count
+    if (nextInMs !== null) this.#dueIs(clock.steadyMs() + Math.max(0, nextInMs))
+    if (chunks.length > 0) this.#needs.arrive(chunks, nodeId)
+  }
+
   /** Queues that the user listed are asked in his order; otherwise each begins in turn, so that none starves another. */
   #inTurn(): readonly number[] {
     const ids = this.#queueIds
@@ -190,10 +241,11 @@ export class Claimer {
   async #promote(): Promise<void> {
     const { clock } = this.#needs
     this.#dueAtMs = Number.POSITIVE_INFINITY
+    this.#aheadAtMs = Number.POSITIVE_INFINITY
     const { moved, queues, nextInMs } = await this.#needs.store.promote(PROMOTE_JOBS)
     this.counts.promoted += moved
     if (moved > 0) this.ready(queues)
-    if (nextInMs !== null) this.#dueAtMs = Math.min(this.#dueAtMs, clock.steadyMs() + Math.max(0, nextInMs))
+    if (nextInMs !== null) this.#dueIs(clock.steadyMs() + Math.max(0, nextInMs))
   }
 
   #planPoll(): void {

@@ -26,10 +26,10 @@ import type { Settings } from './config/settings.ts'
 import type { TaskDefaults } from './enqueuer/options.ts'
 import { Expiry } from './expiry.ts'
 import { Node } from './node.ts'
+import { Schedules } from './occurrences/schedules.ts'
 import { Retention } from './retention.ts'
 import type { Message } from './scheduler/messages.ts'
 import { Scheduler } from './scheduler/scheduler.ts'
-import { Schedules } from './schedules.ts'
 import { backoffMs } from './store/connection.ts'
 import { Listener } from './store/listener.ts'
 import { writeLoopSamples } from './store/loop-samples.ts'
@@ -247,6 +247,18 @@ class MillraceEngine extends Access {
           beatRun: (runId) => this.#scheduler.beatRun(runId),
           bindRun: (runId, jobId) => this.#scheduler.bindRun(runId, jobId),
         },
+        jobs: {
+          serves: (queue, task) => this.#serves(queue, task),
+          mayTake: (tasks) => (this.#isMember(this.#node.id) ? this.#scheduler.mayTake(tasks) : 0),
+          hold: (chunks, nodeId) => {
+            const isOurs = this.#isMember(nodeId)
+            if (isOurs) this.#scheduler.hold(chunks)
+            return isOurs
+          },
+          begin: (chunks) => this.#scheduler.begin(chunks),
+          giveBack: (chunks) => this.#scheduler.giveBack(chunks),
+          cancel: (jobId, reason) => void this.#scheduler.cancel(jobId, reason),
+        },
         nodeId: () => this.#node.id,
         onEnqueued: (queueIds) => {
           this.#claimer.ready(queueIds)
@@ -377,12 +389,21 @@ class MillraceEngine extends Access {
 
   /** What was claimed by a node that we are no more is for others to rescue. */
   #arrive(chunks: ClaimedChunk[], nodeId: number): void {
-    const isOurs = this.#node.isMember && !this.#rejoining && nodeId === this.#node.id
-    if (isOurs) {
+    if (this.#isMember(nodeId)) {
       this.#cron.arrived(chunks)
       this.#scheduler.arrive(chunks)
       this.#cancels.arrived()
     } else this.log.warn({ node: nodeId, chunks: chunks.length }, 'claim.too_late')
+  }
+
+  #isMember(nodeId: number): boolean {
+    return this.#node.isMember && !this.#rejoining && nodeId === this.#node.id
+  }
+
+  /** This node runs jobs of this task in this queue, whatever their group. */
+  #serves(queue: string, task: string): boolean {
+    const { queues, onlyGroup } = this.settings
+    return onlyGroup === null && (queues === null || queues.includes(queue)) && this.#taskByName.has(task)
   }
 
   /** We may hold nothing any more: drop it all, and come back as a new node. */
@@ -445,7 +466,7 @@ class MillraceEngine extends Access {
     if (this.#life === 'new' || this.#scheduler === undefined) return NO_STATS
     const scheduler = this.#scheduler.stats()
     const syncer = this.#syncer.stats()
-    const { wait, run } = this.#scheduler.histograms
+    const { late, run, wait } = this.#scheduler.histograms
     return {
       completed: scheduler.completed,
       failed: scheduler.failed,
@@ -465,7 +486,7 @@ class MillraceEngine extends Access {
       waitMs: spread(wait),
       runMs: spread(run),
       occurrences: this.#cron.counts.enqueued,
-      lateMs: spread(this.#cron.lateness),
+      lateMs: spread(late),
     }
   }
 
@@ -496,7 +517,8 @@ class MillraceEngine extends Access {
   }
 
   #isEmpty(): boolean {
-    return this.#scheduler.stats().held === 0 && this.#syncer.stats().heldUpdates === 0
+    const { awaiting, held } = this.#scheduler.stats() // an occurrence that is not due is no work yet
+    return held === awaiting && this.#syncer.stats().heldUpdates === 0
   }
 
   #checkIdle(): void {

@@ -167,6 +167,7 @@ export function openSchedules(needs: ScheduleVerbsNeeds): Schedules {
           outcome: row.outcome as OccurrenceRow['outcome'],
           manual: row.manual as boolean,
           lateMs: row.late_ms as number,
+          startLateMs: row.start_late_ms as number | null,
           jobId: row.job_id as number | null,
           jobState: row.job_state as OccurrenceRow['jobState'],
           node: row.node_id as number,

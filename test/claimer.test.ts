@@ -17,6 +17,7 @@ const SETTINGS: ClaimerSettings = {
   claimBytesMax: 1_000_000,
   pollMs: 500,
   pollMaxMs: 5_000,
+  preScheduleMs: 10_000,
 }
 
 function bundle(settings: Partial<ClaimerSettings> = {}) {
@@ -27,6 +28,9 @@ function bundle(settings: Partial<ClaimerSettings> = {}) {
     wanted: 10,
     ready: 0,
     nextInMs: null as number | null,
+    /** Milliseconds until jobs become due, of those that wait for their time. */
+    soon: [] as number[],
+    aheads: [] as number[],
     failure: null as Error | null,
     claims: [] as ClaimRequest[],
     asked: [] as string[],
@@ -45,6 +49,15 @@ function bundle(settings: Partial<ClaimerSettings> = {}) {
         const count = Math.min(request.jobsMax, world.ready)
         world.ready -= count
         return count === 0 ? [] : [{ count, payloads: '1' } as ClaimedChunk]
+      },
+      async claimAhead({ jobsMax }, withinMs) {
+        world.aheads.push(jobsMax)
+        const taken = world.soon.filter((ms) => ms - clock.steadyMs() <= withinMs).slice(0, jobsMax)
+        world.soon = world.soon.filter((ms) => !taken.includes(ms))
+        return {
+          chunks: taken.map(() => ({ count: 1, payloads: '1' }) as ClaimedChunk),
+          nextInMs: world.soon.length === 0 ? null : Math.min(...world.soon) - clock.steadyMs(),
+        }
       },
       async promote() {
         world.promotions++
@@ -217,4 +230,42 @@ test('a failure is tried again after a pause, a fence is told', async () => {
   await settle()
   assert.equal(world.arrived, 2)
   await stop()
+})
+
+test('what becomes due within a second is claimed ahead, as much as there is room for, and is not asked for at its time', async () => {
+  const { world, claimer, clock, settle, stop } = bundle({ pollMs: 60_000, pollMaxMs: 60_000 })
+  claimer.start()
+  await settle()
+  const { promotions } = world
+  world.soon = [1_990, 2_000, 2_010].map((ms) => clock.steadyMs() + ms)
+  world.wanted = 2
+  claimer.dueIn(1_990)
+  clock.advance(980)
+  await settle()
+  assert.deepEqual(world.aheads, [], 'not earlier')
+  clock.advance(20)
+  await settle()
+  assert.deepEqual(world.aheads, [2])
+  assert.equal(world.arrived, 2)
+  world.wanted = 0
+  clock.advance(1_000)
+  await settle()
+  assert.equal(world.promotions, promotions, 'those that were taken are not promoted')
+  clock.advance(100)
+  await settle()
+  assert.equal(world.promotions, promotions + 1, 'the one that had no room is')
+  await stop()
+})
+
+test('for one group alone nothing is claimed ahead, nor when jobs are not to be in memory before their time', async () => {
+  for (const settings of [{ onlyGroup: 'g' }, { preScheduleMs: 0 }]) {
+    const { world, claimer, clock, settle, stop } = bundle(settings)
+    claimer.start()
+    await settle()
+    claimer.dueIn(1_000)
+    clock.advance(990)
+    await settle()
+    assert.deepEqual(world.aheads, [])
+    await stop()
+  }
 })

@@ -222,7 +222,7 @@ function statements(): Hot[] {
     shown('schedules', 'decided', [minute - 120_000], 4_000, 1_000),
     shown('schedules', 'clean', [minute - 3_600_000, minute - 60_000, 1_000], 2_500, 6_000),
     shown('schedules', 'list', [null, null, null, null, 50], 0, 500),
-    shown('schedules', 'history', ['s7', null, 50], 250, 1_300), // fifty jobs are looked up
+    shown('schedules', 'history', ['s7', null, 50], 300, 1_800), // fifty jobs are looked up
   ]
 }
 

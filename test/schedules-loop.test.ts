@@ -4,10 +4,10 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { EngineError } from '../engine/base/errors.ts'
 import { Deadline } from '../engine/base/lifecycle.ts'
+import { jitterOf } from '../engine/occurrences/entry.ts'
 import { parseCron } from '../engine/schedule/cron.ts'
 import { occurrencesBetween } from '../engine/schedule/occurrences.ts'
 import { generateRunId } from '../engine/schedule/run-id.ts'
-import { jitterOf } from '../engine/schedules.ts'
 import { DatabaseTime } from '../engine/store/database-time.ts'
 import { ManualClock } from './support/manual-clock.ts'
 import { AWAY, NOON, type ScheduleBench, scheduleBench } from './support/schedule-fakes.ts'
@@ -535,4 +535,133 @@ test('a simulated day of 10,000 schedules, through the whole loop, loses nothing
   assert.equal(bench.store.decided.size, expected, 'nothing else was decided')
   const { enqueued, taken, failed, refused } = bench.schedules.counts
   assert.deepEqual({ enqueued, taken, failed, refused }, { enqueued: expected, taken: 0, failed: 0, refused: 0 })
+})
+
+// ------------------------------------------------------------------ made ahead of their time
+
+/** A schedule that is due at five minutes past noon, and a node with room, ten seconds before. */
+async function nearFive(options: { room?: number; schedules?: number } = {}): Promise<ScheduleBench> {
+  const bench = scheduleBench({
+    secondsPast: 290,
+    fill: (store) => {
+      for (let n = 0; n < (options.schedules ?? 1); n++) store.put(`job${n}`, '*/5 * * * *')
+    },
+  })
+  bench.room = options.room ?? 10
+  await bench.start()
+  return bench
+}
+
+const FIVE = NOON + 300_000
+const runOf = (bench: ScheduleBench, n: number) => bench.scheduler.getState(generateRunId(`job${n}`, FIVE))
+
+test('jobs of as many occurrences as there is room for are made ahead, wait as PreRun, and begin at their time; the rest is made then', async () => {
+  const bench = await nearFive({ room: 2, schedules: 3 })
+  await bench.pass(8_400, 100)
+  assert.equal(bench.store.prepared.length, 0, 'not too early')
+  await bench.pass(200, 100)
+  assert.equal(bench.store.prepared.length, 2)
+  assert.equal(bench.scheduler.stats().prerun, 2)
+  for (const jobId of bench.store.prepared) assert.equal(bench.scheduler.getState(jobId)!.state, 'prerun')
+  await bench.pass(1_399, 1)
+  assert.equal(bench.scheduler.stats().prerun, 2)
+  assert.equal(bench.store.begun.length, 0)
+  await bench.pass(2, 1)
+  assert.equal(bench.scheduler.stats().prerun, 0)
+  assert.deepEqual(bench.store.begun, bench.store.prepared)
+  assert.equal(bench.store.decided.size, 3)
+  assert.equal(bench.schedules.counts.enqueued, 3)
+  for (const n of [0, 1, 2]) assert.equal(runOf(bench, n)!.state, 'pending', 'its job has not ended')
+  await bench.schedules.stop()
+})
+
+test('what another node made ahead is asked about after its time, should that node be no more', async () => {
+  const bench = await nearFive()
+  bench.store.decided.set(`job0@${FIVE}`, { jobId: 77, atMs: FIVE })
+  await bench.pass(10_100, 50)
+  assert.equal(bench.schedules.counts.taken, 0)
+  assert.equal(runOf(bench, 0)!.state, 'pending')
+  bench.store.decided.clear() // it was withdrawn, and nobody decided it again
+  await bench.pass(200, 50)
+  assert.equal(bench.schedules.counts.enqueued, 1)
+  await bench.schedules.stop()
+})
+
+test('when jobs cannot be made ahead they are made at their time', async () => {
+  const bench = await nearFive()
+  bench.store.troubles.push({ call: 'prepare', error: AWAY })
+  await bench.pass(10_010, 10)
+  assert.equal(bench.store.prepared.length, 0)
+  assert.deepEqual(decided(bench, 'job0'), [300])
+  assert.equal(bench.log.lines.filter(({ event }) => event === 'schedule.prepare_failed').length, 1)
+  await bench.schedules.stop()
+})
+
+test('while nobody can confirm the due time what was made ahead waits; then it begins', async () => {
+  const bench = await nearFive()
+  bench.store.troubles.push({ call: 'confirm', error: AWAY }, { call: 'confirm', error: AWAY })
+  await bench.pass(10_000, 50)
+  assert.equal(bench.scheduler.stats().prerun, 1)
+  await bench.pass(5_000, 50)
+  assert.equal(bench.scheduler.stats().prerun, 0)
+  assert.deepEqual(bench.store.begun, bench.store.prepared)
+  await bench.schedules.stop()
+})
+
+test('a confirmation that is refused for good gives the job back, so that it is claimed like any other', async () => {
+  const bench = await nearFive()
+  bench.store.troubles.push({ call: 'confirm', error: new EngineError('STORE_FAILED', 'no') })
+  await bench.pass(10_500, 50)
+  assert.deepEqual(
+    bench.outcomes.of('release').map(({ firstId }) => firstId),
+    bench.store.prepared,
+  )
+  assert.equal(bench.scheduler.stats().held, 0)
+  assert.equal(bench.schedules.counts.taken, 1)
+  await bench.schedules.stop()
+})
+
+test('a schedule that changes after its job was made ahead: that job is cancelled, and the due time is decided anew', async () => {
+  const bench = await nearFive({ schedules: 2 })
+  await bench.pass(9_000, 100)
+  const [jobId] = bench.store.prepared
+  assert.ok(jobId !== undefined)
+  bench.store.decided.delete(`job0@${FIVE}`) // as the database does
+  bench.store.put('job0', '*/5 * * * *', { revision: 2 })
+  await bench.pass(1_100, 10)
+  assert.deepEqual(
+    bench.outcomes.of('cancelled').map((it) => it.jobId),
+    [jobId],
+  )
+  assert.notEqual(bench.store.decided.get(`job0@${FIVE}`)!.jobId, jobId)
+  assert.equal(bench.store.begun.length, 1, 'the other one is not touched')
+  await bench.schedules.stop()
+})
+
+test('a run that is cancelled in PreRun takes the job along that was made ahead for it', async () => {
+  const bench = await nearFive()
+  await bench.pass(9_000, 100)
+  const [jobId] = bench.store.prepared
+  assert.equal(bench.scheduler.cancel(generateRunId('job0', FIVE), 'not today'), true)
+  await bench.pass(1_100, 10)
+  assert.deepEqual(
+    bench.outcomes.of('cancelled').map((it) => it.jobId),
+    [jobId],
+  )
+  assert.equal(bench.store.begun.length, 0)
+  assert.equal(bench.schedules.counts.enqueued, 0)
+  await bench.schedules.stop()
+})
+
+test('an engine that stops gives back what was made ahead', async () => {
+  const bench = await nearFive()
+  await bench.pass(9_000, 100)
+  bench.schedules.quiet()
+  bench.scheduler.quiet()
+  await bench.scheduler.stop(new Deadline(bench.clock, 0))
+  assert.deepEqual(
+    bench.outcomes.of('release').map((it) => it.firstId),
+    bench.store.prepared,
+  )
+  await bench.schedules.stop()
 })

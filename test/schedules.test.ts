@@ -3,85 +3,23 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import pg from 'pg'
-import type { Engine } from '../engine/api.ts'
 import { type Clock, systemClock } from '../engine/base/clock.ts'
 import type { EngineError } from '../engine/base/errors.ts'
-import type { Log } from '../engine/base/log.ts'
 import type { Client } from '../engine/index.ts'
-import { createClient, createEngine, type EngineOptions } from '../engine/index.ts'
+import { createClient } from '../engine/index.ts'
 import { parseCron } from '../engine/schedule/cron.ts'
 import { nextAfter } from '../engine/schedule/occurrences.ts'
-import { type FireItem, type NewSchedule, ScheduleStore } from '../engine/store/schedule-store.ts'
+import { type NewSchedule, ScheduleStore } from '../engine/store/schedule-store.ts'
 import { openTestDatabase, type TestDatabase } from './support/database.ts'
-import { endAll, startEngine } from './support/engine-process.ts'
-import { openStore, type StoreBundle } from './support/store.ts'
+import { startEngine } from './support/engine-process.ts'
+import { DUE, type Fleet, MINUTE, withFleet, withStore } from './support/schedule-fleet.ts'
+import type { StoreBundle } from './support/store.ts'
+import { until } from './support/until.ts'
 
 const TASKS = new URL('./tasks/behaved.js', import.meta.url).href
-const MINUTE = 60_000
 const HOUR = 60 * MINUTE
-const WAIT_MS = 60_000
 
 // ------------------------------------------------------------------ what the statements decide
-
-interface Bench extends StoreBundle {
-  readonly schedules: ScheduleStore
-  readonly nodeId: number
-  make(id: string, more?: Partial<NewSchedule>): Promise<void>
-  /** Makes the schedule's due times begin in the past. */
-  age(id: string, ms?: number): Promise<void>
-  item(scheduleId: string, scheduledAtMs: number, revision?: number): FireItem
-}
-
-/** The last full minute but one: due, whatever the moment. */
-const DUE = Math.floor(systemClock.wallMs() / MINUTE) * MINUTE - MINUTE
-
-async function withStore(run: (bench: Bench) => Promise<void>): Promise<void> {
-  const bundle = await openStore()
-  try {
-    const schedules = new ScheduleStore(bundle.store, systemClock)
-    const age = async (id: string, ms = HOUR) =>
-      void (await bundle.query(`update millrace.schedule set since = now() - $2 * interval '1 ms' where id = $1`, [
-        id,
-        ms,
-      ]))
-    await run({
-      ...bundle,
-      schedules,
-      nodeId: await bundle.join(),
-      age,
-      async make(id, more = {}) {
-        await schedules.put(
-          [
-            {
-              id,
-              queueId: bundle.queueId,
-              taskId: bundle.taskId,
-              cron: '* * * * *',
-              timeZone: 'UTC',
-              payload: '{}',
-              options: {},
-              startsMs: null,
-              endsMs: null,
-              jitterMs: 0,
-              overlap: 'allow',
-              catchUp: 'one',
-              catchUpMs: 86_400_000,
-              paused: undefined,
-              ...more,
-            },
-          ],
-          'api',
-          false,
-          null,
-        )
-        await age(id)
-      },
-      item: (scheduleId, scheduledAtMs, revision = 1) => ({ scheduleId, scheduledAtMs, jitterMs: 0, revision }),
-    })
-  } finally {
-    await bundle.close()
-  }
-}
 
 test('one occurrence fired by many sessions at once makes one job, and all others are told that it is taken', () =>
   withStore(async ({ schedules, make, item, nodeId, other, query, claim }) => {
@@ -497,97 +435,19 @@ test('[TM-068] [TM-069] [TM-070] trigger enqueues now, lays overrides over the o
 
 // ------------------------------------------------------------------ engines
 
-interface Fleet {
-  readonly client: Client
-  readonly db: TestDatabase
-  readonly log: Heard
-  engine(options?: EngineOptions): Engine
-  start(options?: EngineOptions): Promise<Engine>
-  query: StoreBundle['query']
-}
-
-/** A log that a test can wait on. */
-class Heard implements Log {
-  readonly lines: { level: string; event: string; facts: Record<string, unknown> }[] = []
-  #waiting: (() => void)[] = []
-  debug = (facts: Record<string, unknown>, event: string) => this.#hear('debug', facts, event)
-  info = (facts: Record<string, unknown>, event: string) => this.#hear('info', facts, event)
-  warn = (facts: Record<string, unknown>, event: string) => this.#hear('warn', facts, event)
-  error = (facts: Record<string, unknown>, event: string) => this.#hear('error', facts, event)
-  child = () => this
-
-  of(event: string) {
-    return this.lines.filter((line) => line.event === event)
-  }
-
-  /** Resolves when so many lines of this event were heard. */
-  async times(event: string, count: number, where: (facts: Record<string, unknown>) => boolean = () => true) {
-    const untilMs = systemClock.steadyMs() + WAIT_MS
-    while (this.of(event).filter(({ facts }) => where(facts)).length < count) {
-      const leftMs = untilMs - systemClock.steadyMs()
-      if (leftMs <= 0)
-        throw new Error(`heard ${event} ${this.of(event).length} times within ${WAIT_MS} ms, not ${count}`)
-      await new Promise<void>((resolve) => {
-        const timer = systemClock.after(leftMs, resolve, true)
-        this.#waiting.push(() => {
-          timer.cancel()
-          resolve()
-        })
-      })
-    }
-  }
-
-  #hear(level: string, facts: Record<string, unknown>, event: string): void {
-    this.lines.push({ level, event, facts })
-    for (const wake of this.#waiting.splice(0)) wake()
-  }
-}
-
-async function withFleet(run: (fleet: Fleet) => Promise<void>): Promise<void> {
-  const db = await openTestDatabase()
-  const base = { database: db.url, schema: db.schema }
-  const client = createClient(base)
-  const log = new Heard()
-  const engines: Engine[] = []
-  const engine = (options: EngineOptions = {}) => {
-    const made = createEngine({ ...base, tasks: TASKS, threads: 1, log, ...options }) as Engine
-    engines.push(made)
-    return made
-  }
-  try {
-    await run({
-      client,
-      db,
-      log,
-      engine,
-      async start(options) {
-        const made = engine(options)
-        await made.start()
-        return made
-      },
-      query: (sql, params) => db.query(sql.replace(/\bmillrace\./g, `"${db.schema}".`), params),
-    })
-  } finally {
-    await endAll()
-    await Promise.all(engines.map((it) => it.stop(5_000)))
-    await client.close()
-    await db.close()
-  }
-}
-
-async function until(what: string, look: () => Promise<boolean>): Promise<void> {
-  const untilMs = systemClock.steadyMs() + WAIT_MS
-  while (!(await look())) {
-    if (systemClock.steadyMs() > untilMs) throw new Error(`waited ${WAIT_MS} ms for: ${what}`)
-    await systemClock.sleep(20)
-  }
-}
-
-/** Every due time between the first and the last that were decided has exactly one job, and it was not before its time. */
+/** Every due time between the first and the last that were decided has exactly one job, and none ran before its time. */
 async function assertGapless({ query }: Pick<Fleet, 'query'>, everyMs = 1_000): Promise<number> {
   const jobs = await query<{ schedule: string; at: string; n: number }>(
-    `select meta ->> 'schedule' as schedule, meta ->> 'scheduledAt' as at, count(*)::int as n from millrace.job group by 1, 2 order by 1, 2`,
+    `select j.meta ->> 'schedule' as schedule, j.meta ->> 'scheduledAt' as at, count(*)::int as n
+     from millrace.job j join millrace.occurrence o on o.job_id = j.id group by 1, 2 order by 1, 2`,
   )
+  await until('what was made ahead and withdrawn is cancelled and never ran', async () => {
+    const others = await query(
+      `select j.id from millrace.job j where not exists (select from millrace.occurrence o where o.job_id = j.id)
+         and not exists (select from millrace.attempt a where a.job_id = j.id and a.outcome = 'x' and a.started_at is null)`,
+    )
+    return others.length === 0
+  })
   const bySchedule = new Map<string, number[]>()
   for (const { schedule, at, n } of jobs) {
     assert.equal(n, 1, `${schedule} at ${at} has ${n} jobs`)
@@ -598,9 +458,10 @@ async function assertGapless({ query }: Pick<Fleet, 'query'>, everyMs = 1_000): 
       if (n > 0) assert.equal(at - times[n - 1]!, everyMs, `${schedule} after ${new Date(times[n - 1]!).toISOString()}`)
     })
   const [facts] = await query<{ early: number; decided: number }>(
-    `select count(*) filter (where decided_at < scheduled_at)::int as early, count(*)::int as decided from millrace.occurrence`,
+    `select count(*) filter (where a.started_at < o.scheduled_at)::int as early, count(distinct o)::int as decided
+     from millrace.occurrence o left join millrace.attempt a using (job_id)`,
   )
-  assert.equal(facts!.early, 0, 'nothing is enqueued before its time')
+  assert.equal(facts!.early, 0, 'nothing runs before its time')
   assert.equal(facts!.decided, jobs.length)
   return jobs.length
 }

@@ -8,7 +8,7 @@ import { loadScheduler } from './table.ts'
 export interface Verbs {
   /** Schedules that are far away; ms until all are taken. */
   register(count: number): Promise<number>
-  /** Groups that come due one second after the other, the first `leadMs` from now at the earliest. */
+  /** Groups that come due one after the other, the first `leadMs` from now at the earliest. */
   due(groups: readonly number[], leadMs: number): Promise<Late>
   /** Part of a core that this process takes while `count` schedules wait. */
   idle(count: number, overMs: number): Promise<number>
@@ -17,8 +17,6 @@ export interface Verbs {
 export interface Late {
   /** Due until the handler started, ms, by group. */
   readonly started: readonly Float64Array[]
-  /** Due until it was decided, for systems that know. */
-  readonly decided: readonly Float64Array[] | null
 }
 
 export interface Request {
@@ -33,6 +31,9 @@ export type Reply = { readonly value: unknown } | { readonly error: string }
 /** Until what registering leaves behind has been heard, read and compiled. */
 const SETTLE_MS = 2_000
 
+/** What one group leaves behind is over when the next is prepared for. */
+const GROUPS_APART_MS = 3_000
+
 function verbsOf(scheduler: Scheduler, url: string): Verbs {
   return {
     async register(count) {
@@ -46,8 +47,9 @@ function verbsOf(scheduler: Scheduler, url: string): Verbs {
     async due(groups, leadMs) {
       const opened = await scheduler.open(url, true)
       const before = wallMinusMonotonicUs()
-      const stepMs = scheduler.grain === 'second' ? 1_000 : 60_000
-      const firstMs = Math.ceil((Date.now() + leadMs) / stepMs) * stepMs
+      const grainMs = scheduler.grain === 'second' ? 1_000 : 60_000
+      const stepMs = Math.max(grainMs, GROUPS_APART_MS)
+      const firstMs = Math.ceil((Date.now() + leadMs) / grainMs) * grainMs
       const dueMs = groups.flatMap((count, group) => new Array<number>(count).fill(firstMs + group * stepMs))
       const plans = dueMs.map((ms, at): Plan => ({ at, cron: dailyAt(ms, scheduler.grain) }))
       await opened.register(plans)
@@ -57,8 +59,7 @@ function verbsOf(scheduler: Scheduler, url: string): Verbs {
       const offsetUs = (before + wallMinusMonotonicUs()) / 2
       const lateMs = startedUs.map((us, at) => (us + offsetUs) / 1e3 - dueMs[at]!)
       if (lateMs.some(Number.isNaN)) throw new Error(`bench: ${scheduler.name} did not run all that was due`)
-      const decided = opened.decided === undefined ? null : await opened.decided(plans.length)
-      return { started: split(lateMs, groups), decided: decided && split(decided, groups) }
+      return { started: split(lateMs, groups) }
     },
 
     async idle(count, overMs) {

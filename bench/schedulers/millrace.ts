@@ -56,12 +56,6 @@ export const scheduler: Scheduler = {
            from ${SCHEMA}.attempt a join ${SCHEMA}.job j on j.id = a.job_id where a.outcome = 'c'`,
         )
       },
-      decided: (count) =>
-        ask(
-          url,
-          count,
-          `select substr(schedule_id, 2)::int as at, late_ms as value from ${SCHEMA}.occurrence where outcome = 'enqueued'`,
-        ),
     }
   },
 }

@@ -25,8 +25,6 @@ export interface Opened {
   register(plans: readonly Plan[]): Promise<void>
   /** Resolves when all of `plans` have run; then when each handler started, by Plan.at, in us of the monotonic clock. */
   started(count: number): Promise<Float64Array>
-  /** For systems that know when an occurrence was decided: ms after its due time, by Plan.at. Asked after `started`. */
-  decided?(count: number): Promise<Float64Array>
 }
 
 export interface Plan {

@@ -142,7 +142,7 @@ export async function schedulesNext(cli: Cli, id: string, { count }: { count: nu
     ],
     history.map((it) => [
       moment(it.scheduledAt),
-      it.manual ? 'by hand' : span(Math.max(0, it.lateMs)),
+      it.manual ? 'by hand' : span(Math.max(0, it.startLateMs ?? it.lateMs)),
       brief(it.jobId),
       it.manual ? '' : String(it.node),
       it.outcome === 'failed'

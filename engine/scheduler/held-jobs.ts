@@ -70,6 +70,8 @@ export class HeldJobs {
   /** Last progress of a job, JSON bytes. */
   readonly progress = new Map<number, Uint8Array>()
   readonly #prerun = new Heap<Span>((a, b) => a.holding.chunk.dueAtMs < b.holding.chunk.dueAtMs)
+  /** Held ahead of their time until somebody says that it has come: begin(). */
+  readonly #awaiting = new Map<ClaimedChunk, Span>()
   readonly #tasks = new Map<string, TaskState>()
   readonly #needs: SchedulerNeeds
   #prerunJobs = 0
@@ -109,6 +111,14 @@ export class HeldJobs {
     return this.#prerunJobs
   }
 
+  /** Of them those that wait for begin(). */
+  get awaiting(): number {
+    let sum = 0
+    for (const { holding, from, to } of this.#awaiting.values())
+      for (let i = from; i < to; i++) if (holding.slotAt(i) !== GONE) sum++
+    return sum
+  }
+
   /** Jobs that are with a lane. */
   get outstanding(): number {
     let sum = 0
@@ -132,7 +142,22 @@ export class HeldJobs {
 
   /** Takes claimed jobs in. */
   arrive(chunks: readonly ClaimedChunk[]): void {
-    for (const chunk of chunks) this.#arriveOne(chunk)
+    for (const chunk of chunks) this.#arriveOne(chunk, false)
+  }
+
+  /** Takes jobs in that wait as PreRun until begin() is called with their chunk. */
+  hold(chunks: readonly ClaimedChunk[]): void {
+    for (const chunk of chunks) this.#arriveOne(chunk, true)
+  }
+
+  /** The time of chunks that were held has come. */
+  begin(chunks: readonly ClaimedChunk[]): void {
+    for (const chunk of chunks) {
+      const span = this.#awaiting.get(chunk)
+      if (span === undefined) continue // given back, or dropped
+      this.#awaiting.delete(chunk)
+      this.#comeDue(span)
+    }
   }
 
   /** Gives claimed jobs back at once. */
@@ -143,30 +168,51 @@ export class HeldJobs {
     }
   }
 
+  /** Chunks that were held go back to wait for their time in the database. */
+  giveBack(chunks: readonly ClaimedChunk[]): void {
+    for (const chunk of chunks) {
+      const span = this.#awaiting.get(chunk)
+      if (span === undefined) continue
+      this.#awaiting.delete(chunk)
+      this.#prerunJobs -= this.releaseSpan(span)
+    }
+  }
+
   /** Lets jobs whose time has come wait for a lane; at most about `max` of them. Returns how many. */
   due(max: number): number {
     let done = 0
+    if (this.#prerun.peek() === undefined) return 0
+    const nowMs = this.#dueNowMs()
     for (let span = this.#prerun.peek(); span !== undefined && done < max; span = this.#prerun.peek()) {
-      if (span.holding.chunk.dueAtMs > this.now.wallMs) break
+      if (span.holding.chunk.dueAtMs > nowMs) break
       this.#prerun.shift()
-      let living = 0
-      for (let i = span.from; i < span.to; i++) {
-        const slot = span.holding.slotAt(i)
-        if (slot === GONE) continue
-        this.slots.state[slot] = nextCode(this.slots.state[slot]!, EVENT.due)
-        this.slots.heartbeatSteadyMs[slot] = this.now.steadyMs
-        living++
-      }
-      this.#prerunJobs -= living
-      this.#wait(span.holding, span.from, span.to, living)
+      this.#comeDue(span)
       done += span.to - span.from
     }
     return done
   }
 
-  /** Wall time of the next job that becomes due; Infinity when none waits for its time. */
+  /** Our wall time of the next job that becomes due; Infinity when none waits for its time. */
   nextDueMs(): number {
-    return this.#prerun.peek()?.holding.chunk.dueAtMs ?? Number.POSITIVE_INFINITY
+    const span = this.#prerun.peek()
+    if (span === undefined) return Number.POSITIVE_INFINITY
+    return span.holding.chunk.dueAtMs - this.#dueNowMs() + this.now.wallMs
+  }
+
+  /** How far ahead of ours the clock is that due times are judged by. */
+  clockLeadMs(): number {
+    return (this.#needs.occurrences?.nowMs?.() ?? this.now.wallMs) - this.#needs.clock.wallMs()
+  }
+
+  /** How many of these, in their order, would find a lane within `withinMs` and what is here before them. */
+  mayTake(tasks: readonly string[], roomMs: number, withinMs: number): number {
+    let leftMs = roomMs
+    for (const [at, name] of tasks.entries()) {
+      if (leftMs <= 0) return at
+      const task = this.#tasks.get(name)
+      leftMs -= task?.known ? Math.min(task.costMs, withinMs) : withinMs
+    }
+    return tasks.length
   }
 
   /** Feeds the lanes. */
@@ -265,8 +311,14 @@ export class HeldJobs {
     for (const lane of this.dispatcher.lanes)
       if (lane.outstanding > 0) this.dispatcher.takeBack(lane, this.now.steadyMs)
     let released = 0
-    for (const span of [...this.pending.drain(), ...this.#prerun.drain(), ...this.suspects.drain()])
-      released += this.releaseSpan(span)
+    const waiting = [
+      ...this.pending.drain(),
+      ...this.#prerun.drain(),
+      ...this.#awaiting.values(),
+      ...this.suspects.drain(),
+    ]
+    this.#awaiting.clear()
+    for (const span of waiting) released += this.releaseSpan(span)
     // Suspects whose note is being written stand in no list.
     for (const slot of [...this.slots.all()]) {
       if (this.slots.lane[slot] !== -1) continue
@@ -300,14 +352,33 @@ export class HeldJobs {
     for (const slot of [...this.slots.all()]) this.end(slot)
     this.pending.drain()
     this.#prerun.drain()
+    this.#awaiting.clear()
     this.suspects.drain()
     this.#prerunJobs = 0
   }
 
-  #arriveOne(chunk: ClaimedChunk): void {
+  /** Due times are judged by one clock on all nodes: the database's, and never too early. */
+  #dueNowMs(): number {
+    return this.#needs.occurrences?.surelyMs?.() ?? this.now.wallMs
+  }
+
+  #comeDue(span: Span): void {
+    let living = 0
+    for (let i = span.from; i < span.to; i++) {
+      const slot = span.holding.slotAt(i)
+      if (slot === GONE) continue
+      this.slots.state[slot] = nextCode(this.slots.state[slot]!, EVENT.due)
+      this.slots.heartbeatSteadyMs[slot] = this.now.steadyMs
+      living++
+    }
+    this.#prerunJobs -= living
+    this.#wait(span.holding, span.from, span.to, living)
+  }
+
+  #arriveOne(chunk: ClaimedChunk, awaits: boolean): void {
     const { now, slots } = this
     const holding = new Holding(chunk, this.taskOf(chunk.task))
-    const early = chunk.dueAtMs > now.wallMs
+    const early = awaits || (chunk.timed && chunk.dueAtMs > this.#dueNowMs())
     const state = early ? STATE.prerun : STATE.pending
     let living = 0
     for (let i = 0; i < chunk.count; i++) {
@@ -324,7 +395,9 @@ export class HeldJobs {
       this.#expire({ holding, from: 0, to: chunk.count, sinceSteadyMs: 0 }, false)
     } else if (early) {
       this.#prerunJobs += living
-      this.#prerun.push({ holding, from: 0, to: chunk.count, sinceSteadyMs: now.steadyMs })
+      const span = { holding, from: 0, to: chunk.count, sinceSteadyMs: now.steadyMs }
+      if (awaits) this.#awaiting.set(chunk, span)
+      else this.#prerun.push(span)
     } else this.#wait(holding, 0, chunk.count, living)
   }
 

@@ -81,6 +81,8 @@ export interface Occurrences {
   }
   /** The time that due times are judged by, in wall ms: the database's. Without it this node's own clock counts. */
   nowMs?(): number
+  /** The same, never too early. */
+  surelyMs?(): number
   /** A run was put into memory: see to its durable side (who wins, which job). Answers come as messages by its run id. */
   launch(run: LaunchedRun): void
   /** A change of state to be written; false: the buffer is over its limit and the loop must stop. */

@@ -175,7 +175,9 @@ export class Reports implements ReportSink {
     slots.heartbeatSteadyMs[slot] = startedSteadyMs
     jobs.dispatcher.started(slot, startedSteadyMs)
     jobs.counters.started++
-    jobs.histograms.waited(atMs - slots.ref[slot]!.chunk.dueAtMs)
+    const { chunk } = slots.ref[slot]!
+    jobs.histograms.waited(atMs - chunk.dueAtMs)
+    if (chunk.timed) jobs.histograms.wasLate(atMs - chunk.dueAtMs + jobs.clockLeadMs())
     if (jobs.step(slot, EVENT.start)) this.#watch.begin(slot)
   }
 

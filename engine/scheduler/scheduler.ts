@@ -91,6 +91,42 @@ export class Scheduler {
     this.wake()
   }
 
+  /** Takes jobs in ahead of their time: they wait as PreRun until begin(). After quiet() they are given back at once. */
+  hold(chunks: readonly ClaimedChunk[]): void {
+    if (!this.#iterating) this.#jobs.now.renew()
+    if (this.#life === 'open') this.#jobs.hold(chunks)
+    else this.#jobs.refuse(chunks)
+  }
+
+  /** The time of chunks that were held has come: they run in the next iteration, which begins at once. */
+  begin(chunks: readonly ClaimedChunk[]): void {
+    if (this.#life === 'stopped') return
+    if (!this.#iterating) this.#jobs.now.renew()
+    this.#jobs.begin(chunks)
+    this.wake()
+  }
+
+  /** Chunks that were held are not to run here after all. */
+  giveBack(chunks: readonly ClaimedChunk[]): void {
+    if (!this.#iterating) this.#jobs.now.renew()
+    this.#jobs.giveBack(chunks)
+  }
+
+  /** How many jobs of these tasks, in this order, could start at once if they were due soon. 0 when there is much to do. */
+  mayTake(tasks: readonly string[]): number {
+    const jobs = this.#jobs
+    const room = this.#needs.settings.heldMax - jobs.held
+    if (this.#life !== 'open' || room <= 0 || !this.#needs.outcomes.hasRoom()) return 0
+    if (!this.#iterating) jobs.now.renew()
+    let roomMs = 0
+    for (const lane of jobs.dispatcher.lanes)
+      if (this.#needs.lanes.isOpen(lane.index))
+        roomMs += AHEAD_MS - (lane.outstanding > 0 ? jobs.dispatcher.workMs(lane, jobs.now.steadyMs, AHEAD_MS) : 0)
+    for (const { task, waiting } of jobs.pending.groups)
+      roomMs -= waiting * (task.known ? Math.min(task.costMs, AHEAD_MS) : AHEAD_MS)
+    return Math.min(room, jobs.mayTake(tasks, roomMs, AHEAD_MS))
+  }
+
   /** Runs one iteration soon. Cheap, and many calls are one. */
   wake(): void {
     if (this.#woken || this.#life === 'stopped') return
@@ -182,6 +218,7 @@ export class Scheduler {
       activeOrchestrators: jobs.held + this.#runs.size,
       held: jobs.held,
       prerun: jobs.prerun,
+      awaiting: jobs.awaiting,
       pending: jobs.held - jobs.prerun - running,
       running,
       indexSize: this.#runs.indexSize,

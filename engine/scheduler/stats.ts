@@ -36,6 +36,8 @@ export interface SchedulerStats extends Readonly<Counters> {
   /** Jobs held here. */
   readonly held: number
   readonly prerun: number
+  /** Of them those whose occurrence is confirmed at its time. */
+  readonly awaiting: number
   readonly pending: number
   readonly running: number
   readonly indexSize: number
@@ -47,6 +49,8 @@ export interface SchedulerStats extends Readonly<Counters> {
 export class Histograms {
   /** Due to start, us. */
   readonly wait: RecordableHistogram = createHistogram({ lowest: 1, highest: HISTOGRAM_US_MAX, figures: 3 })
+  /** The same of jobs that were to run at a certain time: scheduled ones and occurrences. */
+  readonly late: RecordableHistogram = createHistogram({ lowest: 1, highest: HISTOGRAM_US_MAX, figures: 3 })
   /** Run time, us. */
   readonly run: RecordableHistogram = createHistogram({ lowest: 1, highest: HISTOGRAM_US_MAX, figures: 3 })
   /** Time of one iteration, us. */
@@ -62,6 +66,11 @@ export class Histograms {
 
   waited(ms: number): void {
     if (this.#waits-- > 0) this.wait.record(microseconds(ms))
+  }
+
+  /** Few enough that each counts. */
+  wasLate(ms: number): void {
+    this.late.record(microseconds(ms))
   }
 
   ran(ms: number): void {

@@ -20,6 +20,11 @@ export class DatabaseTime {
     this.#clock = clock
   }
 
+  /** The steady clock that note() takes its times from. */
+  steadyMs(): number {
+    return this.#clock.steadyMs()
+  }
+
   /** An answer: steady times before asking and after the answer, and the database's wall time in between. */
   note(sentMs: number, receivedMs: number, databaseMs: number): void {
     const drift = Math.max(0, receivedMs - this.#notedAtMs) * DRIFT
@@ -39,6 +44,12 @@ export class DatabaseTime {
   nowMs(): number {
     if (this.#lowMs === Number.NEGATIVE_INFINITY) return this.#clock.wallMs()
     return this.#clock.steadyMs() + (this.#lowMs + this.#highMs) / 2
+  }
+
+  /** What the database's wall clock shows at least: nothing that waits for this is early. */
+  surelyMs(): number {
+    if (this.#lowMs === Number.NEGATIVE_INFINITY) return this.#clock.wallMs()
+    return this.#clock.steadyMs() + this.#lowMs
   }
 
   /** How far ahead of ours the database's clock is. */

@@ -4,12 +4,17 @@
 
 import type { Clock } from '../base/clock.ts'
 import type { Session } from './connection.ts'
-import { DatabaseTime } from './database-time.ts'
+import type { DatabaseTime } from './database-time.ts'
 import { readStatements } from './statements.ts'
-import type { Store } from './store.ts'
+import type { ClaimRow, Store } from './store.ts'
+import type { ClaimedChunk } from './types.ts'
 
 export interface LoadedSchedule {
   readonly id: string
+  readonly queue: string
+  readonly task: string
+  /** Its jobs have a group. */
+  readonly grouped: boolean
   readonly revision: number
   readonly cron: string
   readonly timeZone: string
@@ -42,6 +47,25 @@ export interface Fired {
   readonly queueId: number | null
   /** Due until decided, by the database's clock; negative when early. */
   readonly lateMs: number
+}
+
+/** An occurrence whose job was made ahead of its time. */
+export interface Made {
+  readonly scheduleId: string
+  readonly scheduledAtMs: number
+  readonly jobId: number
+}
+
+/** What prepare() made, and what it met. */
+export interface Prepared {
+  /** What this node holds now. */
+  readonly chunks: ClaimedChunk[]
+  /** The jobs that were made, by the place of their item. */
+  readonly jobs: ReadonlyMap<number, number>
+  /** Places of items that were decided before. */
+  readonly taken: readonly number[]
+  /** For confirm(). */
+  readonly change: number
 }
 
 /** A schedule to be written; undefined `paused` leaves that as it is. */
@@ -77,7 +101,7 @@ export class ScheduleStore {
     this.#store = store
     this.#clock = clock
     this.#statements = readStatements('schedules.sql', store.schema)
-    this.time = new DatabaseTime(clock)
+    this.time = store.time
   }
 
   // ------------------------------------------------------------------ for the running engine
@@ -99,6 +123,9 @@ export class ScheduleStore {
     const rows = await this.#timed<LoadRow>(this.#store.session('ask'), 'load', [])
     return rows.map((row) => ({
       id: row.id,
+      queue: row.queue,
+      task: row.task,
+      grouped: row.grouped,
       revision: row.revision,
       cron: row.cron,
       timeZone: row.time_zone,
@@ -138,6 +165,55 @@ export class ScheduleStore {
     for (const row of rows)
       fired[row.n] = { outcome: row.outcome, jobId: row.job_id, queueId: row.queue_id, lateMs: row.late_ms }
     return fired
+  }
+
+  /**
+   * Makes the jobs of occurrences shortly before their time and leases them to this node. Items that are in neither part
+   * of the answer are decided at their time.
+   * @throws EngineError NODE_FENCED when the node row is gone
+   */
+  async prepare(nodeId: number, items: readonly Omit<FireItem, 'jitterMs'>[]): Promise<Prepared> {
+    const sentMs = this.#clock.steadyMs()
+    const rows = await this.#store.session('ask').query<ClaimRow & { report: PrepareReport | null }>({
+      name: 'schedule_prepare',
+      text: this.#statements.get('prepare')!,
+      values: [
+        nodeId,
+        JSON.stringify(items.map((it, n) => ({ n, s: it.scheduleId, d: it.scheduledAtMs, v: it.revision }))),
+      ],
+    })
+    const report = rows.pop()!.report!
+    this.time.note(sentMs, this.#clock.steadyMs(), report.now)
+    return {
+      chunks: await this.#store.chunksOf(rows),
+      jobs: new Map(report.items.map((n, at) => [n, report.jobs[at]!])),
+      taken: report.taken,
+      change: report.change,
+    }
+  }
+
+  /** Waits for the time, when it is near. False: schedules have changed since prepare(), or it is not that late yet. */
+  async confirm(atMs: number, change: number): Promise<{ stands: boolean; lateMs: number }> {
+    const [row] = await this.#timed<{ stands: boolean; late_ms: number }>(this.#store.session('schedule'), 'confirm', [
+      atMs,
+      change,
+    ])
+    return { stands: row!.stands, lateMs: row!.late_ms }
+  }
+
+  /** Those whose occurrence still has that job; waits for changes of their schedules that are being made. */
+  async standing(made: readonly Made[]): Promise<Set<number>> {
+    const rows = await this.#store.session('schedule').query<{ job_id: number }>({
+      name: 'schedule_standing',
+      text: this.#statements.get('standing')!,
+      values: [madeJson(made)],
+    })
+    return new Set(rows.map((row) => row.job_id))
+  }
+
+  /** Notes on their schedules that these have begun; all of one due time. */
+  async noteBegun(made: readonly Made[], lateMs: number): Promise<void> {
+    await this.#ask('note_begun', [madeJson(made), lateMs])
   }
 
   async fireFailed(nodeId: number, scheduleId: string, scheduledAtMs: number, error: string): Promise<void> {
@@ -226,6 +302,9 @@ export class ScheduleStore {
 
 interface LoadRow {
   id: string
+  queue: string
+  task: string
+  grouped: boolean
   revision: number
   cron: string
   time_zone: string
@@ -238,6 +317,18 @@ interface LoadRow {
   catch_up_ms: number
   error: string | null
   last_scheduled_ms: number | null
+}
+
+interface PrepareReport {
+  items: number[]
+  jobs: number[]
+  taken: number[]
+  change: number
+  now: number
+}
+
+function madeJson(made: readonly Made[]): string {
+  return JSON.stringify(made.map((it) => ({ s: it.scheduleId, d: it.scheduledAtMs, j: it.jobId })))
 }
 
 interface FireRow {

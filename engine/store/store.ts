@@ -14,6 +14,7 @@ import { CHUNK_JOBS_MAX } from '../base/limits.ts'
 import { attemptsJson } from './attempt-json.ts'
 import { isRetryable, Session, storeError } from './connection.ts'
 import { CopyBuffer, copyIn } from './copy.ts'
+import { DatabaseTime } from './database-time.ts'
 import { answersOf, type DoubtState, withoutDecided } from './doubts.ts'
 import { checkVersion, type MigrationReport, migrate } from './migrate.ts'
 import { bindSchema, checkSchema } from './statements.ts'
@@ -28,6 +29,8 @@ export interface StoreOptions {
   readonly prepared: boolean
   /** Appears in pg_stat_activity before the kind of work. */
   readonly name: string
+  /** What the database's clock is compared with, when that is another clock than the one for timeouts. */
+  readonly time?: DatabaseTime
 }
 
 export interface NodeFacts {
@@ -67,9 +70,13 @@ export class Store {
   /** First id that has no partition yet, as far as we know. */
   #spansUntil = 0
 
+  /** What time it is for the database. */
+  readonly time: DatabaseTime
+
   constructor(options: StoreOptions) {
     checkSchema(options.schema)
     this.#options = options
+    this.time = options.time ?? new DatabaseTime(options.clock)
   }
 
   get schema(): string {
@@ -295,6 +302,31 @@ export class Store {
       text: this.#sql(`select * from millrace.${plan}($1, $2, $3, $4, $5, $6)`),
       values: [request.nodeId, request.queueIds, taskIds, request.jobsMax, request.bytesMax, request.group],
     })
+    return this.chunksOf(rows)
+  }
+
+  /**
+   * Claims what becomes due within `withinMs`, but for what has a group or was tried before. Also answers in how many ms
+   * the next job becomes due that was left where it is (null: none waits).
+   * @throws EngineError NODE_FENCED when the node row is gone
+   */
+  async claimAhead(
+    request: Omit<ClaimRequest, 'group'>,
+    withinMs: number,
+  ): Promise<{ chunks: ClaimedChunk[]; nextInMs: number | null }> {
+    const sentMs = this.time.steadyMs()
+    const rows = await this.session('claim').query<ClaimRow & { report: { next: number | null; now: number } | null }>({
+      name: 'claim_ahead',
+      text: this.#sql('select * from millrace.claim_ahead($1, $2, $3, $4, $5, $6)'),
+      values: [request.nodeId, request.queueIds, request.taskIds, request.jobsMax, request.bytesMax, withinMs],
+    })
+    const { next, now } = rows.pop()!.report!
+    this.time.note(sentMs, this.time.steadyMs(), now)
+    return { chunks: await this.chunksOf(rows), nextInMs: next }
+  }
+
+  /** Rows as claim() in SQL answers them, in the order of their queue. */
+  async chunksOf(rows: readonly ClaimRow[]): Promise<ClaimedChunk[]> {
     const chunks: ClaimedChunk[] = []
     for (const row of rows) {
       chunks.push({
@@ -321,6 +353,7 @@ export class Store {
         ephemeral: row.ephemeral,
         group: row.group_key,
         retry: row.retry,
+        timed: row.timed,
         payloads: row.payloads,
         metas: row.metas,
       })
@@ -472,16 +505,19 @@ export class Store {
 
   /** Makes due jobs ready. @returns how many, in which queues, and milliseconds until the next one (null: none waits) */
   async promote(limit: number): Promise<{ moved: number; queues: number[]; nextInMs: number | null }> {
+    const sentMs = this.time.steadyMs()
     const rows = await this.session('claim').query<{
       moved: number
       queues: number[] | null
       next_in_ms: number | null
+      now_ms: number
     }>({
       name: 'promote',
-      text: this.#sql('select moved, queues, next_in_ms from millrace.promote($1)'),
+      text: this.#sql('select moved, queues, next_in_ms, now_ms from millrace.promote($1)'),
       values: [limit],
     })
     const row = rows[0]!
+    this.time.note(sentMs, this.time.steadyMs(), row.now_ms)
     return { moved: row.moved, queues: row.queues ?? [], nextInMs: row.next_in_ms }
   }
 
@@ -613,7 +649,7 @@ function fencedError(nodeId: number): EngineError {
 
 const ATTEMPT_COLUMNS = '(job_id, run, attempt, outcome, node_id, lane, started_at, finished_at, error, result)'
 
-interface ClaimRow {
+export interface ClaimRow {
   lease_id: number
   first_id: number
   count: number
@@ -633,6 +669,7 @@ interface ClaimRow {
   ephemeral: boolean
   group_key: string | null
   retry: string | null
+  timed: boolean
   payloads: string
   metas: string | null
 }

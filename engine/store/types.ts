@@ -30,6 +30,8 @@ export interface ClaimedChunk {
   readonly group: string | null
   /** Retry policy given at enqueue as JSON text; null: the task's own counts. */
   readonly retry: string | null
+  /** Its first run was wanted at a certain time: it was scheduled, or is an occurrence. */
+  readonly timed: boolean
   /** JSON texts joined by U+001E. */
   readonly payloads: string
   /** The same with '' where a job has none; null when none has. */

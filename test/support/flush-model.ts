@@ -122,6 +122,7 @@ export function chunkOf(firstId: number, different: Partial<ClaimedChunk> = {}):
     ephemeral: false,
     group: null,
     retry: null,
+    timed: false,
     payloads: '',
     metas: null,
     ...different,

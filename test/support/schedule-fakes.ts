@@ -2,12 +2,13 @@
 
 import { nextTurn } from '../../engine/base/clock.ts'
 import { EngineError } from '../../engine/base/errors.ts'
+import { Schedules, type SchedulesSettings } from '../../engine/occurrences/schedules.ts'
 import { parseCron } from '../../engine/schedule/cron.ts'
 import { nextAfter } from '../../engine/schedule/occurrences.ts'
 import type { RunUpdate } from '../../engine/scheduler/needs.ts'
-import { Schedules, type SchedulesSettings } from '../../engine/schedules.ts'
 import { DatabaseTime } from '../../engine/store/database-time.ts'
-import type { Fired, FireItem, LoadedSchedule } from '../../engine/store/schedule-store.ts'
+import type { Fired, FireItem, LoadedSchedule, Made, Prepared } from '../../engine/store/schedule-store.ts'
+import type { ClaimedChunk } from '../../engine/store/types.ts'
 import type { ManualClock } from './manual-clock.ts'
 import { type Bench, chunk, type FakeLog, schedulerBench, task } from './scheduler-fakes.ts'
 
@@ -23,9 +24,12 @@ export class FakeScheduleStore {
   readonly errors: [string, string | null][] = []
   readonly failed: string[] = []
   readonly loads: number[] = []
+  /** Jobs that were made ahead, and those whose beginning was noted. */
+  readonly prepared: number[] = []
+  readonly begun: number[] = []
   digests = 0
   /** Thrown by the next call of this name. */
-  readonly troubles: { call: 'digest' | 'load' | 'fire'; error: Error }[] = []
+  readonly troubles: { call: 'digest' | 'load' | 'fire' | 'prepare' | 'confirm'; error: Error }[] = []
   readonly #clock: ManualClock
   #changes = 0
   #nextJob = 1
@@ -40,6 +44,9 @@ export class FakeScheduleStore {
     const old = this.rows.get(id)
     this.rows.set(id, {
       id,
+      queue: 'default',
+      task: 'work',
+      grouped: false,
       revision: (old?.revision ?? 0) + 1,
       cron,
       timeZone: 'UTC',
@@ -107,6 +114,46 @@ export class FakeScheduleStore {
     })
   }
 
+  async prepare(_nodeId: number, items: readonly Omit<FireItem, 'jitterMs'>[]): Promise<Prepared> {
+    this.#trouble('prepare')
+    this.#note()
+    const jobs = new Map<number, number>()
+    const taken: number[] = []
+    const chunks: ClaimedChunk[] = []
+    for (const [n, { scheduleId, scheduledAtMs, revision }] of items.entries()) {
+      const row = this.rows.get(scheduleId)
+      const key = `${scheduleId}@${scheduledAtMs}`
+      if (this.decided.has(key)) taken.push(n)
+      else if (row !== undefined && !row.paused && row.revision === revision) {
+        const jobId = this.#nextJob++
+        this.decided.set(key, { jobId, atMs: this.#clock.wallMs() })
+        jobs.set(n, jobId)
+        chunks.push(chunk(jobId, 1, { dueAtMs: scheduledAtMs }))
+      }
+    }
+    this.prepared.push(...jobs.values())
+    return { chunks, jobs, taken, change: this.#changes }
+  }
+
+  async confirm(atMs: number, change: number): Promise<{ stands: boolean; lateMs: number }> {
+    this.#trouble('confirm')
+    this.#note()
+    const lateMs = this.#clock.steadyMs() - atMs
+    return { stands: lateMs >= 0 && change === this.#changes, lateMs }
+  }
+
+  async standing(made: readonly Made[]): Promise<Set<number>> {
+    return new Set(
+      made
+        .filter((it) => this.decided.get(`${it.scheduleId}@${it.scheduledAtMs}`)?.jobId === it.jobId)
+        .map((it) => it.jobId),
+    )
+  }
+
+  async noteBegun(made: readonly Made[]): Promise<void> {
+    this.begun.push(...made.map((it) => it.jobId))
+  }
+
   async fireFailed(_nodeId: number, scheduleId: string, scheduledAtMs: number): Promise<void> {
     this.failed.push(`${scheduleId}@${scheduledAtMs}`)
   }
@@ -139,6 +186,8 @@ export interface ScheduleBench extends Bench {
   readonly updates: RunUpdate[]
   /** Jobs that were enqueued come back by a claim. False: somebody else claims them. */
   claims: boolean
+  /** Occurrences that may be made ahead at a time; 0 unless a test wants some. */
+  room: number
   /** Loads, and starts the loop. */
   start(): Promise<void>
   /** Moves time in steps, and lets everything that was asked for be answered in between. */
@@ -170,6 +219,7 @@ export function scheduleBench(
           query: (startMs, endMs, visit) => schedules.occurrences.index.query(startMs, endMs, visit),
         },
         nowMs: () => schedules.occurrences.nowMs(),
+        surelyMs: () => schedules.occurrences.surelyMs(),
         launch: (run) => schedules.occurrences.launch(run),
         update(update) {
           updates.push(update)
@@ -187,6 +237,17 @@ export function scheduleBench(
       log: bench.log as FakeLog,
       store,
       runs: bench.scheduler,
+      jobs: {
+        serves: () => true,
+        mayTake: (tasks) => Math.min(self.room, tasks.length),
+        hold(chunks) {
+          bench.scheduler.hold(chunks)
+          return true
+        },
+        begin: (chunks) => bench.scheduler.begin(chunks),
+        giveBack: (chunks) => bench.scheduler.giveBack(chunks),
+        cancel: (jobId, reason) => void bench.scheduler.cancel(jobId, reason),
+      },
       nodeId: () => 1,
       onEnqueued: () => {
         if (!self.claims) return
@@ -202,7 +263,14 @@ export function scheduleBench(
         }
       },
     },
-    { indexRebuildMs: 60_000, lookaheadMs: 600_000, graceMs: 30_000, orchestratorHeartbeatMs: 10_000, ...settings },
+    {
+      indexRebuildMs: 60_000,
+      lookaheadMs: 600_000,
+      preScheduleMs: 10_000,
+      graceMs: 30_000,
+      orchestratorHeartbeatMs: 10_000,
+      ...settings,
+    },
   )
   let claimed = 0
   const self: ScheduleBench = {
@@ -211,6 +279,7 @@ export function scheduleBench(
     schedules,
     updates,
     claims: true,
+    room: 0,
     async start() {
       await schedules.start()
       bench.scheduler.start()

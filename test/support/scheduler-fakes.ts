@@ -485,6 +485,7 @@ export function chunk(firstId: number, count: number, more: Partial<ClaimedChunk
     ephemeral: false,
     group: null,
     retry: null,
+    timed: true,
     payloads: Array.from({ length: count }, (_, i) => String(firstId + i)).join(PAYLOAD_SEPARATOR),
     metas: null,
     ...more,

@@ -21,6 +21,7 @@ export const FLOORS: readonly Floor[] = [
   { part: 'threads', floor: 2, files: /^threads\// },
   { part: 'adapters', floor: 3, files: /^engine\/adapters\// },
   { part: 'enqueuer', floor: 3, files: /^engine\/enqueuer\// },
+  { part: 'occurrences', floor: 3, files: /^engine\/occurrences\// },
   { part: 'scheduler', floor: 3, files: /^engine\/scheduler\// },
   { part: 'syncer', floor: 3, files: /^engine\/syncer\// },
   { part: 'bot', floor: 3, files: /^engine\/bot\// },
@@ -51,7 +52,7 @@ export const PACKAGE_HOMES: Readonly<Record<string, RegExp>> = {
   'pino-pretty': /^engine\/cli\//,
   'node:worker_threads': /^threads\//,
   'node:child_process': /^engine\/store\/embedded/,
-  'node:perf_hooks': /^engine\/(scheduler\/stats|schedules)\.ts$/, // histograms; the clock is in base/
+  'node:perf_hooks': /^engine\/scheduler\/stats\.ts$/, // histograms; the clock is in base/
 }
 
 export interface Ambient {

@@ -261,7 +261,7 @@ end $$;
 create function millrace.claim(p_node int, p_queues int[], p_tasks int[], p_jobs int, p_bytes bigint, p_group text)
 returns table (lease_id bigint, first_id bigint, count int, queue_id int, task_id int, rank bigint, seq bigint,
   attempt int, run int, rescues int, max_attempts int, timeout_ms int, expires_at_ms float8, created_at_ms float8,
-  due_at_ms float8, keyed boolean, ephemeral boolean, group_key text, retry text, payloads text, metas text)
+  due_at_ms float8, keyed boolean, ephemeral boolean, group_key text, retry text, timed boolean, payloads text, metas text)
 language plpgsql
 set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
 set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
@@ -373,14 +373,16 @@ begin
   return query
     select v_lease, c.first_id, 1, j.queue_id, j.task_id, c.rank, c.seq, c.attempt, c.run, c.rescues,
       j.max_attempts::int, j.timeout_ms, extract(epoch from j.expires_at)::float8 * 1000, extract(epoch from j.created_at)::float8 * 1000,
-      extract(epoch from v_dues[c.ord])::float8 * 1000, j.key is not null, j.ephemeral, j.group_key, j.retry::text, j.payload::text, j.meta::text
+      extract(epoch from v_dues[c.ord])::float8 * 1000, j.key is not null, j.ephemeral, j.group_key, j.retry::text,
+      j.run_at is not null and c.run = 1, j.payload::text, j.meta::text
     from unnest(v_chunks) with ordinality as c(first_id, count, attempt, run, rescues, rank, seq, ord)
     join millrace.job j on j.id = c.first_id
     where c.count = 1
   union all
     select v_lease, c.first_id, c.count, j.queue_id, j.task_id, c.rank, c.seq, c.attempt, c.run, c.rescues,
       j.max_attempts::int, j.timeout_ms, extract(epoch from j.expires_at)::float8 * 1000, extract(epoch from j.created_at)::float8 * 1000,
-      extract(epoch from v_dues[c.ord])::float8 * 1000, j.key is not null, j.ephemeral, j.group_key, j.retry::text, p.payloads, p.metas
+      extract(epoch from v_dues[c.ord])::float8 * 1000, j.key is not null, j.ephemeral, j.group_key, j.retry::text,
+      j.run_at is not null and c.run = 1, p.payloads, p.metas
     from unnest(v_chunks) with ordinality as c(first_id, count, attempt, run, rescues, rank, seq, ord)
     join millrace.job j on j.id = c.first_id
     cross join lateral (
@@ -404,6 +406,95 @@ do $$ begin
   execute replace(replace(pg_get_functiondef('millrace.claim'::regproc), '.claim(', '.claim_of_tasks('),
     '(p_tasks is null or y.task_id = any (p_tasks)) and (p_group is null or y.group_key = p_group)',
     'y.task_id = any (p_tasks) and y.task_id >= p_tasks[1] and y.task_id <= p_tasks[cardinality(p_tasks)]');
+end $$;
+
+-- What a lease that was just written holds, as claim() answers it.
+create function millrace.leased(p_lease bigint, p_chunks millrace.chunk[], p_dues timestamptz[])
+returns table (lease_id bigint, first_id bigint, count int, queue_id int, task_id int, rank bigint, seq bigint,
+  attempt int, run int, rescues int, max_attempts int, timeout_ms int, expires_at_ms float8, created_at_ms float8,
+  due_at_ms float8, keyed boolean, ephemeral boolean, group_key text, retry text, timed boolean, payloads text, metas text)
+language plpgsql
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+begin
+  return query
+    select p_lease, c.first_id, c.count, j.queue_id, j.task_id, c.rank, c.seq, c.attempt, c.run, c.rescues,
+      j.max_attempts::int, j.timeout_ms, extract(epoch from j.expires_at)::float8 * 1000, extract(epoch from j.created_at)::float8 * 1000,
+      extract(epoch from p_dues[c.ord])::float8 * 1000, j.key is not null, j.ephemeral, j.group_key, j.retry::text,
+      j.run_at is not null and c.run = 1, p.payloads, p.metas
+    from unnest(p_chunks) with ordinality as c(first_id, count, attempt, run, rescues, rank, seq, ord)
+    join millrace.job j on j.id = c.first_id
+    cross join lateral (
+      select string_agg(s.payload::text, e'\x1e') as payloads,
+        case when bool_or(s.meta is not null) then string_agg(coalesce(s.meta::text, ''), e'\x1e') end as metas
+      from (select k.payload, k.meta from millrace.job k where k.id >= c.first_id and k.id < c.first_id + c.count order by k.id) s
+    ) p;
+end $$;
+
+-- Claims jobs that become due within p_within ms, so that they wait in memory and start on time: first runs without a
+-- group, of these queues and tasks, up to p_jobs and p_bytes. Never waits for a lock. Rows of others are passed over, at
+-- most ten thousand in a call. Answers as claim() does, and one last row with a report alone: {next: ms until the next one
+-- that is left becomes due, or null; now: the database's clock in ms}
+create function millrace.claim_ahead(p_node int, p_queues int[], p_tasks int[], p_jobs int, p_bytes bigint, p_within float8)
+returns table (report json, lease_id bigint, first_id bigint, count int, queue_id int, task_id int, rank bigint, seq bigint,
+  attempt int, run int, rescues int, max_attempts int, timeout_ms int, expires_at_ms float8, created_at_ms float8,
+  due_at_ms float8, keyed boolean, ephemeral boolean, group_key text, retry text, timed boolean, payloads text, metas text)
+language plpgsql
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+  r record;
+  v_room int := p_jobs;
+  v_bytes bigint := p_bytes;
+  v_take int;
+  v_gone bigint[] := '{}';
+  v_cut bigint; v_cut_by int; v_cut_bytes bigint;
+  v_chunks millrace.chunk[] := '{}';
+  v_dues timestamptz[] := '{}';
+  v_lease bigint;
+begin
+  for r in
+    select y.first_id, y.count, y.bytes, y.rank, y.run_at, y.attempt, y.run, y.rescues
+    from millrace.scheduled y
+    where y.ctid = any (array(
+        select x.ctid from millrace.scheduled x where x.run_at > clock_timestamp() and x.run_at <= clock_timestamp() + p_within * interval '1 ms'
+        order by x.run_at limit 10000))
+      and y.run = 1 and y.group_key is null and y.queue_id = any (p_queues) and (p_tasks is null or y.task_id = any (p_tasks))
+      and not exists (select from millrace.queue q where q.id = y.queue_id and q.paused)
+    for update of y skip locked
+  loop
+    exit when v_room <= 0 or (v_bytes <= 0 and cardinality(v_chunks) > 0);
+    v_take := least(r.count, v_room);
+    if r.bytes > v_bytes and r.count > 1 then
+      v_take := least(v_take, greatest(1, v_bytes * r.count / r.bytes)::int);
+    end if;
+    v_chunks := v_chunks || row(r.first_id, v_take, r.attempt, r.run, r.rescues, r.rank, nextval('millrace.ready_seq_seq'))::millrace.chunk;
+    v_dues := v_dues || r.run_at;
+    v_room := v_room - v_take;
+    v_bytes := v_bytes - r.bytes * v_take / r.count;
+    if v_take = r.count then
+      v_gone := v_gone || r.first_id;
+    else
+      v_cut := r.first_id; v_cut_by := v_take; v_cut_bytes := r.bytes * v_take / r.count;
+      exit;
+    end if;
+  end loop;
+
+  if cardinality(v_chunks) > 0 then
+    perform set_config('synchronous_commit', 'off', true);
+    perform from millrace.node n where n.id = p_node for key share;
+    if not found then raise exception 'node % is not registered', p_node using errcode = 'MR410'; end if;
+    delete from millrace.scheduled y where y.first_id = any (v_gone);
+    if v_cut is not null then
+      update millrace.scheduled y set first_id = y.first_id + v_cut_by, count = y.count - v_cut_by, bytes = y.bytes - v_cut_bytes where y.first_id = v_cut;
+    end if;
+    insert into millrace.lease (node_id, open, chunks) values (p_node, p_jobs - v_room, v_chunks) returning id into v_lease;
+    return query select null::json, h.* from millrace.leased(v_lease, v_chunks, v_dues) h;
+  end if;
+  report := json_build_object(
+    'next', (select extract(epoch from s.run_at - clock_timestamp()) * 1000 from millrace.scheduled s order by s.run_at limit 1),
+    'now', extract(epoch from clock_timestamp()) * 1000);
+  return next;
 end $$;
 
 -- Opens a flush: answers whether this flush had been committed before, which leases are lost, and whether the node is.
@@ -499,7 +590,14 @@ begin
     insert into millrace.ready (first_id, seq, rank, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
     select x.f, x.q, x.k, j.queue_id, j.task_id,
       (select sum(p.payload_bytes) from millrace.job p where p.id >= x.f and p.id < x.f + x.n), x.n, x.a, x.r, x.s, j.group_key
-    from millrace.job j where j.id = x.f;
+    from millrace.job j where j.id = x.f and (x.r > 1 or j.run_at is null or j.run_at <= clock_timestamp());
+    if not found then
+      -- it was held ahead of its time, which has not come
+      insert into millrace.scheduled (first_id, run_at, rank, queue_id, task_id, bytes, count, attempt, run, rescues)
+      select x.f, j.run_at, x.k, j.queue_id, j.task_id,
+        (select sum(p.payload_bytes) from millrace.job p where p.id >= x.f and p.id < x.f + x.n), x.n, x.a, x.r, x.s
+      from millrace.job j where j.id = x.f;
+    end if;
   end loop;
 
   insert into millrace.running (job_id, lease_id, run, lane, started_at, progress)
@@ -566,7 +664,7 @@ end $$;
 
 -- Moves what is due from scheduled to where it belongs. Answers how much, and when the next one is due. Other nodes are
 -- told, because who moves a job need not serve its queue, and who serves it may have looked a moment too early.
-create function millrace.promote(p_limit int) returns table (moved int, queues int[], next_in_ms float8) language plpgsql
+create function millrace.promote(p_limit int) returns table (moved int, queues int[], next_in_ms float8, now_ms float8) language plpgsql
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
 declare v_moved int; v_queues int[];
@@ -592,7 +690,8 @@ begin
     perform pg_notify('millrace_@schema', 'q' || array_to_string(v_queues[1:500], ','));
   end if;
   return query select v_moved, v_queues,
-    (select extract(epoch from s.run_at - clock_timestamp())::float8 * 1000 from millrace.scheduled s order by s.run_at limit 1);
+    (select extract(epoch from s.run_at - clock_timestamp())::float8 * 1000 from millrace.scheduled s order by s.run_at limit 1),
+    extract(epoch from clock_timestamp())::float8 * 1000;
 end $$;
 
 -- Registers a node, or renews it. Renewing answers false when the node was declared dead, which others are silent, and
@@ -639,12 +738,13 @@ begin
 
   with lost as materialized (
     select j.id, j.queue_id, j.task_id, j.payload_bytes, j.group_key, c.first_id as chunk_id, c.attempt, c.run, c.rescues, c.rank, c.seq,
-      m.begun, m.begun and c.rescues + 1 >= p_rescues_max and not exists (select from millrace.cancelling k where k.job_id = j.id) as ends
+      j.run_at, e.early, m.begun, m.begun and c.rescues + 1 >= p_rescues_max and not exists (select from millrace.cancelling k where k.job_id = j.id) as ends
     from millrace.lease l
     cross join lateral unnest(l.chunks) c
     -- offset 0: chunk by chunk, whatever is believed about the size of the table
     cross join lateral (select k.* from millrace.job k where k.id >= c.first_id and k.id < c.first_id + c.count offset 0) j
-    cross join lateral (select c.rescues = 0 or exists (select from millrace.running r where r.job_id = j.id and r.lease_id = l.id) as begun) m
+    cross join lateral (select c.run = 1 and coalesce(j.run_at > clock_timestamp(), false) as early) e
+    cross join lateral (select not e.early and (c.rescues = 0 or exists (select from millrace.running r where r.job_id = j.id and r.lease_id = l.id)) as begun) m
     where l.id = any (v_leases) and not exists (select from millrace.attempt a where a.job_id = j.id and a.run >= c.run)
   ), tried as (
     insert into millrace.attempt (job_id, run, attempt, outcome, node_id, lane, started_at, finished_at, error)
@@ -657,15 +757,24 @@ begin
       json_build_object('code', 'POISON', 'type', 'Rescue', 'message', (t.rescues + 1) || ' nodes died while they held this job')
     from lost t where t.ends
     on conflict (job_id) do nothing
-  ), again as (
+  ), back as (
     -- what goes on returns to its place, in as few chunks as it came in
-    insert into millrace.ready (first_id, seq, rank, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
-    select min(s.id), min(s.seq), min(s.rank), min(s.queue_id), min(s.task_id), sum(s.payload_bytes), count(*),
-      min(s.attempt), min(s.run + s.begun::int), min(s.rescues + s.begun::int), min(s.group_key)
+    select min(s.id) as first_id, min(s.seq) as seq, min(s.rank) as rank, min(s.queue_id) as queue_id, min(s.task_id) as task_id,
+      sum(s.payload_bytes) as bytes, count(*) as count, min(s.attempt) as attempt, min(s.run + s.begun::int) as run,
+      min(s.rescues + s.begun::int) as rescues, min(s.group_key) as group_key, min(s.run_at) filter (where s.early) as run_at
     from (
       select t.*, t.id - row_number() over (partition by t.chunk_id, t.begun order by t.id) as island
       from lost t where not t.ends
     ) s group by s.chunk_id, s.begun, s.island
+  ), again as (
+    insert into millrace.ready (first_id, seq, rank, queue_id, task_id, bytes, count, attempt, run, rescues, group_key)
+    select b.first_id, b.seq, b.rank, b.queue_id, b.task_id, b.bytes, b.count, b.attempt, b.run, b.rescues, b.group_key
+    from back b where b.run_at is null
+  ), early as (
+    -- held ahead of its time, which has not come
+    insert into millrace.scheduled (first_id, run_at, rank, queue_id, task_id, bytes, count, attempt, run, rescues)
+    select b.first_id, b.run_at, b.rank, b.queue_id, b.task_id, b.bytes, b.count, b.attempt, b.run, b.rescues
+    from back b where b.run_at is not null
   )
   select count(*) filter (where not t.ends), coalesce(array_agg(t.id) filter (where t.ends), '{}') into v_reopened, v_ended from lost t;
   perform millrace.let_go(v_ended, v_ended, '{}');

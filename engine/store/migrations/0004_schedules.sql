@@ -83,6 +83,32 @@ create type millrace.firing as (
   n int, schedule_id text, scheduled_at timestamptz, due_at timestamptz, verdict text, job_id bigint, group_key text
 );
 
+-- Writes what was decided about due times, under the locks of their schedules, and the jobs that follow from it.
+create function millrace.write_firings(p_node int, p_all millrace.firing[], p_now timestamptz) returns void language plpgsql
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+declare v_count bigint;
+begin
+  insert into millrace.occurrence (schedule_id, scheduled_at, decided_at, node_id, outcome, late_ms, job_id)
+  select f.schedule_id, f.scheduled_at, p_now, p_node, f.verdict, greatest(0, extract(epoch from p_now - f.due_at) * 1000), f.job_id
+  from unnest(p_all) f where f.verdict in ('enqueued', 'skipped')
+  order by f.schedule_id, f.scheduled_at
+  on conflict (schedule_id, scheduled_at) do nothing;
+  get diagnostics v_count = row_count;
+  -- whoever decides holds the lock of the schedule; should anybody not: give way, and ask again
+  if v_count <> (select count(*) from unnest(p_all) f where f.verdict in ('enqueued', 'skipped')) then
+    raise exception 'an occurrence was decided by somebody without the lock of its schedule' using errcode = '40001';
+  end if;
+
+  insert into millrace.job (id, created_at, run_at, queue_id, task_id, payload_bytes, timeout_ms, priority, max_attempts, ephemeral, payload, group_key, retry,
+    group_limit, retry_skips, meta)
+  select f.job_id, p_now, f.due_at, s.queue_id, s.task_id, octet_length(s.payload::text), (s.options ->> 'timeoutMs')::int,
+    coalesce((s.options ->> 'priority')::int, 0), coalesce((s.options ->> 'maxAttempts')::int, 3), coalesce((s.options ->> 'ephemeral')::boolean, false),
+    s.payload, f.group_key, s.options -> 'retry', (s.options ->> 'groupLimit')::int, case when s.options ->> 'onRetry' = 'skip' then true end,
+    coalesce((s.options -> 'meta')::jsonb, '{}') || jsonb_build_object('schedule', s.id, 'scheduledAt', to_char(f.scheduled_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'))
+  from unnest(p_all) f join millrace.schedule s on s.id = f.schedule_id
+  where f.job_id is not null order by f.job_id;
+end $$;
+
 -- Decides occurrences, and makes the jobs of those that are to run. At most one per schedule in a call, unless it allows
 -- overlapping. p_items: [{n number, s schedule, d scheduled at (ms), j jitter (ms), v revision}]
 -- Answers each number with enqueued, skipped, taken (decided before), gone, paused, changed (another revision), out
@@ -97,7 +123,6 @@ declare
   v_last timestamptz;
   v_now timestamptz;
   v_all millrace.firing[];
-  v_count bigint;
 begin
   select to_timestamp(max(w.d + w.j) / 1000.0) into v_last from json_to_recordset(p_items) as w(d float8, j float8);
   if v_last > clock_timestamp() then
@@ -129,25 +154,7 @@ begin
     left join millrace.schedule s on s.id = w.s
   ) v;
 
-  insert into millrace.occurrence (schedule_id, scheduled_at, decided_at, node_id, outcome, late_ms, job_id)
-  select f.schedule_id, f.scheduled_at, v_now, p_node, f.verdict, extract(epoch from v_now - f.due_at) * 1000, f.job_id
-  from unnest(v_all) f where f.verdict in ('enqueued', 'skipped')
-  order by f.schedule_id, f.scheduled_at
-  on conflict (schedule_id, scheduled_at) do nothing;
-  get diagnostics v_count = row_count;
-  -- whoever decides holds the lock of the schedule; should anybody not: give way, and ask again
-  if v_count <> (select count(*) from unnest(v_all) f where f.verdict in ('enqueued', 'skipped')) then
-    raise exception 'an occurrence was decided by somebody without the lock of its schedule' using errcode = '40001';
-  end if;
-
-  insert into millrace.job (id, created_at, run_at, queue_id, task_id, payload_bytes, timeout_ms, priority, max_attempts, ephemeral, payload, group_key, retry,
-    group_limit, retry_skips, meta)
-  select f.job_id, v_now, f.due_at, s.queue_id, s.task_id, octet_length(s.payload::text), (s.options ->> 'timeoutMs')::int,
-    coalesce((s.options ->> 'priority')::int, 0), coalesce((s.options ->> 'maxAttempts')::int, 3), coalesce((s.options ->> 'ephemeral')::boolean, false),
-    s.payload, f.group_key, s.options -> 'retry', (s.options ->> 'groupLimit')::int, case when s.options ->> 'onRetry' = 'skip' then true end,
-    coalesce((s.options -> 'meta')::jsonb, '{}') || jsonb_build_object('schedule', s.id, 'scheduledAt', to_char(f.scheduled_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'))
-  from unnest(v_all) f join millrace.schedule s on s.id = f.schedule_id
-  where f.job_id is not null order by f.job_id;
+  perform millrace.write_firings(p_node, v_all, v_now);
 
   insert into millrace.blocked (job_id, rank, due_at, queue_id, task_id, bytes, attempt, run, rescues, group_key, group_limit)
   select f.job_id, millrace.rank_of(q.ageing_ms, coalesce((s.options ->> 'priority')::int, 0), v_now), f.due_at, s.queue_id, s.task_id,
@@ -176,6 +183,142 @@ begin
       extract(epoch from clock_timestamp())::float8 * 1000
     from unnest(v_all) f left join millrace.schedule s on s.id = f.schedule_id;
 end $$;
+
+-- Makes the jobs of occurrences shortly before their time, and leases them to the node that will run them: born leased,
+-- they wait in its memory, and at the due time only confirm() is left to ask. Takes the plain ones: of a schedule that
+-- allows overlapping, without jitter and group, whose queue is not paused, due within five seconds. All others are decided
+-- at their time by fire(). What changes about a schedule before the due time withdraws them (see schedule_changed).
+-- p_items: [{n number, s schedule, d scheduled at (ms), v revision}]
+-- Answers the chunks as claim() does, and one last row with a report alone: {items: [numbers], jobs: [their jobs],
+-- taken: [numbers that were decided before], change: what confirm() is to be asked with, now: ms}
+create function millrace.prepare(p_node int, p_items json)
+returns table (report json, lease_id bigint, first_id bigint, count int, queue_id int, task_id int, rank bigint, seq bigint,
+  attempt int, run int, rescues int, max_attempts int, timeout_ms int, expires_at_ms float8, created_at_ms float8,
+  due_at_ms float8, keyed boolean, ephemeral boolean, group_key text, retry text, timed boolean, payloads text, metas text)
+language plpgsql
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz;
+  v_change bigint;
+  v_all millrace.firing[];
+  v_own millrace.firing[];
+  v_chunks millrace.chunk[];
+  v_dues timestamptz[];
+  v_lease bigint;
+begin
+  perform from millrace.node n where n.id = p_node for key share;
+  if not found then raise exception 'node % is not registered', p_node using errcode = 'MR410'; end if;
+  perform from millrace.schedule s
+  where s.id = any (array(select w.s from json_to_recordset(p_items) as w(s text))) order by s.id for no key update;
+  v_now := clock_timestamp();
+  -- whoever changes one of these schedules from here on waits for us, and moves this number on after that
+  select c.last_value + c.is_called::int into v_change from millrace.schedule_change c;
+
+  -- in the order of what a chunk shares; the ids are dealt in that order
+  select coalesce(array_agg(row(v.n, v.s, v.at, v.at, v.verdict, case when v.verdict = 'enqueued' then millrace.next_id() end, null)::millrace.firing), '{}')
+  into v_all
+  from (
+    select w.n, w.s, to_timestamp(w.d / 1000.0) as at,
+      case
+        when exists (select from millrace.occurrence o where o.schedule_id = w.s and o.scheduled_at = to_timestamp(w.d / 1000.0)) then 'taken'
+        when s.id is null or q.paused or s.paused or s.revision <> w.v or s.overlap <> 'allow' or s.jitter_ms > 0
+          or s.options ->> 'group' is not null or to_timestamp(w.d / 1000.0) <= s.since or to_timestamp(w.d / 1000.0) < s.starts_at
+          or to_timestamp(w.d / 1000.0) >= s.ends_at or to_timestamp(w.d / 1000.0) not between v_now and v_now + interval '5 seconds' then 'later'
+        else 'enqueued'
+      end as verdict
+    from json_to_recordset(p_items) as w(n int, s text, d float8, v bigint)
+    left join millrace.schedule s on s.id = w.s
+    left join millrace.queue q on q.id = s.queue_id
+    order by s.queue_id, s.task_id, w.d, (s.options::jsonb - 'meta')::text, w.s
+  ) v;
+  select coalesce(array_agg(f order by f.job_id), '{}') into v_own from unnest(v_all) f where f.job_id is not null;
+
+  if cardinality(v_own) > 0 then
+    perform millrace.write_firings(p_node, v_own, v_now);
+    select array_agg(row(c.first_id, c.count, 1, 1, 0, c.rank, nextval('millrace.ready_seq_seq'))::millrace.chunk order by c.first_id),
+      array_agg(c.due_at order by c.first_id)
+    into v_chunks, v_dues
+    from (
+      select min(k.job_id) as first_id, count(*) as count, min(k.due_at) as due_at,
+        millrace.rank_of(min(k.ageing_ms), min(k.priority), min(k.due_at)) as rank
+      from (
+        select f.job_id, f.due_at, s.queue_id, s.task_id, q.ageing_ms, coalesce((s.options ->> 'priority')::int, 0) as priority, o.rest,
+          f.job_id - row_number() over (partition by s.queue_id, s.task_id, f.due_at, o.rest order by f.job_id) as island
+        from unnest(v_own) f join millrace.schedule s on s.id = f.schedule_id join millrace.queue q on q.id = s.queue_id
+        cross join lateral (select (s.options::jsonb - 'meta')::text as rest) o
+      ) k group by k.queue_id, k.task_id, k.due_at, k.rest, k.island
+    ) c;
+    insert into millrace.lease (node_id, open, chunks) values (p_node, cardinality(v_own), v_chunks) returning id into v_lease;
+    return query select null::json, h.* from millrace.leased(v_lease, v_chunks, v_dues) h;
+  end if;
+
+  report := json_build_object(
+    'items', (select coalesce(json_agg(f.n order by f.job_id), '[]') from unnest(v_own) f),
+    'jobs', (select coalesce(json_agg(f.job_id order by f.job_id), '[]') from unnest(v_own) f),
+    'taken', (select coalesce(json_agg(f.n), '[]') from unnest(v_all) f where f.verdict = 'taken'),
+    'change', v_change, 'now', extract(epoch from clock_timestamp()) * 1000);
+  return next;
+end $$;
+
+-- At the due time: has no schedule been changed since prepare()? Waits until then, when that is soon, to the fraction of a
+-- millisecond. False: some were, and standing() says whose occurrences stand.
+create function millrace.confirm(p_at timestamptz, p_change bigint) returns table (stands boolean, late_ms float8, now_ms float8) language plpgsql as $$
+begin
+  perform pg_sleep(least(0.03, extract(epoch from p_at - clock_timestamp()) - 0.001)) where p_at > clock_timestamp() + interval '1 ms';
+  for i in 1 .. 100000 loop
+    exit when clock_timestamp() >= p_at or clock_timestamp() < p_at - interval '5 ms';
+  end loop;
+  return query select c.last_value + c.is_called::int = p_change and clock_timestamp() >= p_at, extract(epoch from clock_timestamp() - p_at)::float8 * 1000,
+    extract(epoch from clock_timestamp())::float8 * 1000
+  from millrace.schedule_change c;
+end $$;
+
+-- Which occurrences still have the job that was made for them: waits for those who are changing their schedules just now.
+-- p_items: [{s schedule, d scheduled at (ms), j job}]. Answers those jobs.
+create function millrace.standing(p_items json) returns setof bigint language plpgsql
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+begin
+  perform from millrace.schedule s
+  where s.id = any (array(select w.s from json_to_recordset(p_items) as w(s text))) order by s.id for share;
+  return query
+    select w.j from json_to_recordset(p_items) as w(s text, d float8, j bigint)
+    join millrace.occurrence o on o.schedule_id = w.s and o.scheduled_at = to_timestamp(w.d / 1000.0)
+    where o.job_id = w.j;
+end $$;
+
+-- Notes on their schedules that prepared occurrences have begun. Nothing depends on it but what people see, and from when
+-- on due times are made up for. p_items: [{s schedule, d scheduled at (ms), j job}]
+create function millrace.note_begun(p_items json, p_late_ms float8) returns void language plpgsql
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+begin
+  perform from millrace.schedule s
+  where s.id = any (array(select w.s from json_to_recordset(p_items) as w(s text))) order by s.id for no key update;
+  update millrace.schedule s set
+    last_scheduled_at = greatest(s.last_scheduled_at, to_timestamp(w.d / 1000.0)), last_decided_at = clock_timestamp(), last_outcome = 'enqueued',
+    last_error = null, last_late_ms = p_late_ms, run_count = s.run_count + 1, previous_job_id = s.last_job_id, last_job_id = w.j
+  from json_to_recordset(p_items) as w(s text, d float8, j bigint) where s.id = w.s;
+end $$;
+
+-- What was prepared for due times that have not come is withdrawn when its schedule changes, however it is changed: the
+-- occurrence is free to be decided again, as the schedule says now, and its job is cancelled; whoever holds that asks first.
+create function millrace.schedule_changed() returns trigger language plpgsql as $$
+declare o record;
+begin
+  perform nextval('millrace.schedule_change');
+  for o in
+    delete from millrace.occurrence x
+    where x.schedule_id = old.id and x.scheduled_at > clock_timestamp() and not x.manual and x.outcome = 'enqueued' returning x.job_id
+  loop
+    perform millrace.cancel(o.job_id, 'its schedule was changed before it was due');
+  end loop;
+  return null;
+end $$;
+create trigger schedule_changed after update on millrace.schedule for each row
+when ((old.id, old.queue_id, old.task_id, old.cron, old.time_zone, old.payload::text, old.options::text, old.starts_at, old.ends_at, old.jitter_ms, old.overlap, old.paused, old.revision)
+  is distinct from (new.id, new.queue_id, new.task_id, new.cron, new.time_zone, new.payload::text, new.options::text, new.starts_at, new.ends_at, new.jitter_ms, new.overlap, new.paused, new.revision))
+execute function millrace.schedule_changed();
+create trigger schedule_deleted after delete on millrace.schedule for each row execute function millrace.schedule_changed();
 
 -- Notes that an occurrence could not be enqueued. Its schedule goes on with the next one.
 create function millrace.fire_failed(p_node int, p_id text, p_at timestamptz, p_error text) returns void language plpgsql as $$

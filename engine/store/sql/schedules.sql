@@ -11,7 +11,8 @@ from millrace.schedule;
 
 -- name: load
 -- Every schedule that has due times.
-select id, revision, cron, time_zone, extract(epoch from since)::float8 * 1000 as since_ms, extract(epoch from starts_at)::float8 * 1000 as starts_ms,
+select id, (select q.name from millrace.queue q where q.id = queue_id) as queue, (select t.name from millrace.task t where t.id = task_id) as task,
+  options ->> 'group' is not null as grouped, revision, cron, time_zone, extract(epoch from since)::float8 * 1000 as since_ms, extract(epoch from starts_at)::float8 * 1000 as starts_ms,
   extract(epoch from ends_at)::float8 * 1000 as ends_ms, jitter_ms, overlap, catch_up, catch_up_ms, error,
   extract(epoch from last_scheduled_at)::float8 * 1000 as last_scheduled_ms, extract(epoch from clock_timestamp())::float8 * 1000 as now_ms
 from millrace.schedule where not paused order by id;
@@ -24,6 +25,22 @@ where scheduled_at >= to_timestamp($1::float8 / 1000.0) and not manual;
 -- name: fire
 -- Params: $1 node, $2 items. Locks: the schedules' rows, in the order of their ids.
 select n, outcome, job_id, queue_id, late_ms, now_ms from millrace.fire($1, $2);
+
+-- name: prepare
+-- Params: $1 node, $2 items. Locks: the node (shared), the schedules' rows in the order of their ids.
+select * from millrace.prepare($1, $2);
+
+-- name: confirm
+-- Params: $1 due time in ms, $2 the change that prepare told.
+select stands, late_ms, now_ms from millrace.confirm(to_timestamp($1::float8 / 1000.0), $2);
+
+-- name: standing
+-- Params: $1 what was made.
+select job_id from millrace.standing($1) as job_id;
+
+-- name: note_begun
+-- Params: $1 what was made, $2 ms.
+select millrace.note_begun($1, $2);
 
 -- name: fire_failed
 -- Params: $1 node, $2 schedule, $3 ms, $4 error.
@@ -78,9 +95,12 @@ select * from (
 ) page order by id;
 
 -- name: history
--- What was decided, newest first, and where its job stands. Params: $1 schedule, $2 before ms or null, $3 at most.
--- Index: occurrence_pkey, job_pkey. The join comes after the limit: it is per job.
-select o.*, j.state as job_state from (
+-- What was decided, newest first, where its job stands, and how late it first started. Params: $1 schedule, $2 before ms or
+-- null, $3 at most. Index: occurrence_pkey, job_pkey, attempt_pkey. The joins come after the limit: they are per job.
+select o.*, j.state as job_state,
+  (select extract(epoch from a.started_at - b.run_at)::float8 * 1000 from millrace.attempt a join millrace.job b on b.id = a.job_id
+   where a.job_id = o.job_id and a.started_at is not null order by a.run limit 1) as start_late_ms
+from (
   select scheduled_at, decided_at, node_id, outcome, manual, late_ms, job_id, error from millrace.occurrence
   where schedule_id = $1 and ($2::float8 is null or scheduled_at < to_timestamp($2 / 1000.0))
   order by scheduled_at desc limit $3

@@ -2,24 +2,26 @@
 // at its due time, not before.
 //
 //   schedule rows ──load──► plans ──build in slices──► index ──► the loop: PreRun, waits in memory ──due──► fire ──► ready
+//                                                                              └──► early.ts: made ahead, held here ──due──► begun
 //
-// Every node does this; nobody leads. Whoever fires first writes the one row that decides the occurrence, in the
+// Every node does this; nobody leads. Whoever is first writes the one row that decides the occurrence, in the
 // statement that makes its job; the others are told "taken". Due times are judged by the database's clock alone. What
 // was missed while nobody was there is made up for as the schedule's catch-up says, from its last decided time on.
 //
 // Nothing here runs a job, and nothing is lost with this object: what it holds in memory follows from the rows.
 
-import { createHistogram } from 'node:perf_hooks'
-import { type Clock, nextTurn, type Timer } from './base/clock.ts'
-import { EngineError, messageOf } from './base/errors.ts'
-import type { Log } from './base/log.ts'
-import { type CronPlan, parseCron } from './schedule/cron.ts'
-import { nextAfter, occurrencesBetween } from './schedule/occurrences.ts'
-import { generateRunId } from './schedule/run-id.ts'
-import { RunIndex, RunsBuilder, type RunVisitor } from './schedule/run-index.ts'
-import { backoffMs, isRetryable } from './store/connection.ts'
-import type { DatabaseTime } from './store/database-time.ts'
-import type { Fired, FireItem, LoadedSchedule } from './store/schedule-store.ts'
+import { type Clock, nextTurn, type Timer } from '../base/clock.ts'
+import { EngineError, messageOf } from '../base/errors.ts'
+import type { Log } from '../base/log.ts'
+import { parseCron } from '../schedule/cron.ts'
+import { nextAfter } from '../schedule/occurrences.ts'
+import { generateRunId } from '../schedule/run-id.ts'
+import { RunIndex, RunsBuilder, type RunVisitor } from '../schedule/run-index.ts'
+import { backoffMs, isRetryable } from '../store/connection.ts'
+import type { DatabaseTime } from '../store/database-time.ts'
+import type { Fired, FireItem, LoadedSchedule } from '../store/schedule-store.ts'
+import { Early, type EarlyEnd, type EarlyNeeds } from './early.ts'
+import { counts, type Entry, isDueAt, jitterOf, newest } from './entry.ts'
 
 /** Occurrences that one statement decides: the first jobs can run while the next are made. */
 const FIRE_ITEMS_MAX = 200
@@ -30,6 +32,12 @@ const FIRE_ITEMS_FIRST = 50
  * it has come: timers, the loop and the way there make nobody late. Less than that statement would wait.
  */
 const AHEAD_MS = 12
+/** Jobs are made ahead so long before their time; half a second off the full one, when nothing else is due. */
+const LEAD_MS = 1_500
+/** With less time left nothing is made ahead. */
+const LEAD_MS_MIN = 100
+/** Whoever made the job of an occurrence ahead may die with it undecided: the others ask so much after its time. */
+const TAKEN_CHECK_MS = 250
 /** Occurrences that wait to be fired while PostgreSQL is away; older ones are found again by catching up. */
 const FIRES_MAX = 100_000
 /** Occurrences of one schedule that are made up for at most, the newest. */
@@ -59,7 +67,9 @@ export interface SchedulesNeeds {
     fireFailed(nodeId: number, scheduleId: string, scheduledAtMs: number, error: string): Promise<void>
     noteError(id: string, revision: number, error: string | null): Promise<void>
     clean(olderThanMs: number, olderIfManyMs: number, limit: number): Promise<number>
-  }
+  } & EarlyNeeds['store']
+  /** What holds jobs that are made ahead. */
+  readonly jobs: EarlyNeeds['jobs']
   /** The loop's side of the runs. */
   readonly runs: {
     indexChanged(): void
@@ -76,13 +86,9 @@ export interface SchedulesNeeds {
 export interface SchedulesSettings {
   readonly indexRebuildMs: number
   readonly lookaheadMs: number
+  readonly preScheduleMs: number
   readonly graceMs: number
   readonly orchestratorHeartbeatMs: number
-}
-
-/** A schedule that has due times. Replaced as a whole when its row changes. */
-interface Entry extends Omit<LoadedSchedule, 'error'> {
-  readonly plan: CronPlan
 }
 
 /** An occurrence on its way to a decision. */
@@ -124,7 +130,8 @@ export class Schedules {
   readonly #due = new Map<string, Firing>()
   #ready: Firing[] = []
   /** Runs in view whose time has not come, by due time: their schedules by run id. */
-  readonly #foreseen = new Map<number, { timer: Timer; runs: Map<string, string> }>()
+  readonly #foreseen = new Map<number, { timers: Timer[]; runs: Map<string, string> }>()
+  readonly #early: Early
   /** Runs that are on their way before the loop has told that they are due. */
   readonly #ahead = new Set<string>()
   #flying: Promise<void> | null = null
@@ -147,12 +154,11 @@ export class Schedules {
     rebuilds: 0,
     cleaned: 0,
   }
-  /** Due to enqueued, us; without what was caught up. */
-  readonly lateness = createHistogram({ lowest: 1, highest: 24 * 3_600 * 1e6, figures: 3 })
 
   constructor(needs: SchedulesNeeds, settings: SchedulesSettings) {
     this.#needs = needs
     this.#settings = settings
+    this.#early = new Early(needs)
   }
 
   /** Schedules that exist, as of the last look. */
@@ -192,8 +198,9 @@ export class Schedules {
     this.#state = 'quiet'
     this.#ready = []
     this.#due.clear()
-    for (const { timer } of this.#foreseen.values()) timer.cancel()
+    for (const { timers } of this.#foreseen.values()) for (const timer of timers) timer.cancel()
     this.#foreseen.clear()
+    this.#early.clear()
     this.#ahead.clear()
     this.#changed = []
     this.#won.clear()
@@ -237,13 +244,22 @@ export class Schedules {
       this.#keepTime()
       this.#foresee(run)
     },
-    update: (update: { runId: string; scheduleId: string; scheduledAtMs: number; status: string }): boolean => {
+    surelyMs: (): number => this.#needs.store.time.surelyMs(),
+    update: (update: {
+      runId: string
+      scheduleId: string
+      scheduledAtMs: number
+      status: string
+      error: string | null
+    }): boolean => {
       if (update.status === 'pending') {
         if (!this.#ahead.delete(update.runId)) this.#comeDue(update.runId, update.scheduleId, update.scheduledAtMs)
       } else if (update.status === 'cancelled' || update.status === 'orphaned') {
         this.#foreseen.get(update.scheduledAtMs)?.runs.delete(update.runId)
         this.#due.delete(update.runId)
         this.#ahead.delete(update.runId)
+        if (update.status === 'cancelled')
+          this.#early.cancel(update.scheduledAtMs, update.runId, update.error ?? 'cancelled in PreRun')
       }
       return true
     },
@@ -292,27 +308,81 @@ export class Schedules {
 
   // ------------------------------------------------------------------ firing
 
-  /** Notes a run of the loop for the moment shortly before its time; one timer for all of one due time. */
+  /** Notes a run of the loop for the moments shortly before its time; one set of timers for all of one due time. */
   #foresee({ runId, scheduleId, scheduledAtMs: atMs }: Launched): void {
     if (this.#state === 'quiet') return
-    const waitMs = atMs - this.#needs.store.time.nowMs() - AHEAD_MS
-    if (waitMs <= 0) return // the loop says so when it is due, which is soon
+    const { clock, store } = this.#needs
+    const leftMs = atMs - store.time.nowMs()
+    if (leftMs <= AHEAD_MS) return // the loop says so when it is due, which is soon
     const together = this.#foreseen.get(atMs)
     if (together !== undefined) {
       together.runs.set(runId, scheduleId)
       return
     }
-    const timer = this.#needs.clock.after(waitMs, () => {
-      const { runs } = this.#foreseen.get(atMs)!
-      this.#foreseen.delete(atMs)
-      for (const [foreseenId, ofSchedule] of runs) {
-        const entry = this.#entries.get(ofSchedule)
-        if (entry === undefined || !isDueAt(entry, atMs) || this.#due.has(foreseenId)) continue // the loop finds out
-        this.#ahead.add(foreseenId)
-        this.#comeDue(foreseenId, ofSchedule, atMs)
+    const runs = new Map([[runId, scheduleId]])
+    const timers = [clock.after(leftMs - AHEAD_MS, () => this.#isNear(atMs))]
+    const leadMs = Math.min(LEAD_MS, this.#settings.preScheduleMs)
+    if (leftMs > LEAD_MS_MIN && leadMs > LEAD_MS_MIN)
+      timers.push(clock.after(Math.max(0, leftMs - leadMs), () => this.#takeEarly(atMs, runs)))
+    this.#foreseen.set(atMs, { timers, runs })
+  }
+
+  /** Some of those that will be due can be made ahead. */
+  #takeEarly(atMs: number, runs: ReadonlyMap<string, string>): void {
+    const occurrences: [string, Entry][] = []
+    for (const [runId, scheduleId] of runs) {
+      const entry = this.#entries.get(scheduleId)
+      if (entry !== undefined && !this.#due.has(runId) && isDueAt(entry, atMs)) occurrences.push([runId, entry])
+    }
+    if (occurrences.length > 0) this.#early.take(atMs, occurrences)
+  }
+
+  /** A due time is so near that what is to be asked then leaves now. */
+  #isNear(atMs: number): void {
+    const { runs } = this.#foreseen.get(atMs)!
+    this.#foreseen.delete(atMs)
+    let early = 0
+    for (const [runId, scheduleId] of runs) {
+      if (this.#early.has(atMs, runId)) {
+        this.#ahead.add(runId)
+        early++
+        continue
       }
-    })
-    this.#foreseen.set(atMs, { timer, runs: new Map([[runId, scheduleId]]) })
+      const entry = this.#entries.get(scheduleId)
+      if (entry === undefined || !isDueAt(entry, atMs) || this.#due.has(runId)) continue // the loop finds out
+      this.#ahead.add(runId)
+      this.#comeDue(runId, scheduleId, atMs)
+    }
+    if (early === 0) return
+    this.#early
+      .confirm(atMs, (runId, scheduleId, end) => this.#earlyEnded(runId, scheduleId, atMs, end))
+      .catch((error) => this.#needs.log.error({ error: messageOf(error) }, 'schedule.confirm_failed'))
+  }
+
+  #earlyEnded(runId: string, scheduleId: string, atMs: number, ended: EarlyEnd): void {
+    switch (ended.end) {
+      case 'begun':
+        this.counts.enqueued++
+        this.#needs.runs.bindRun(runId, ended.jobId) // it goes on until the job ends
+        this.#needs.log.debug(
+          { schedule: scheduleId, run: runId, job: ended.jobId, lateMs: ended.lateMs },
+          'schedule.fired',
+        )
+        return
+      case 'taken':
+        this.#due.set(runId, { scheduleId, atMs, runId, hasRun: true, changes: 0 })
+        this.#watch()
+        this.#needs.clock.after(TAKEN_CHECK_MS, () => {
+          const firing = this.#due.get(runId)
+          if (firing !== undefined) this.#push(firing)
+        })
+        return
+      case 'withdrawn':
+        this.reload() // and is decided as its schedule says now
+        break
+      default:
+    }
+    this.#comeDue(runId, scheduleId, atMs)
   }
 
   #comeDue(runId: string, scheduleId: string, atMs: number): void {
@@ -427,7 +497,6 @@ export class Schedules {
       case 'enqueued':
         this.counts.enqueued++
         if (firing.hasRun) {
-          this.lateness.record(Math.min(24 * 3_600 * 1e6, Math.max(1, Math.round(lateMs * 1_000))))
           this.#won.set(jobId!, { runId: firing.runId, atMs: clock.steadyMs() })
         }
         this.#due.delete(firing.runId) // its run goes on until the job ends, or is another node's
@@ -681,34 +750,4 @@ export class Schedules {
       this.#ring = done
     })
   }
-}
-
-/** The newest due times in [startMs, endMs), at most `max`, in order: looks back in growing steps. */
-function newest(plan: CronPlan, startMs: number, endMs: number, max: number): number[] {
-  for (let stepMs = 60_000; ; stepMs *= 8) {
-    const fromMs = Math.max(startMs, endMs - stepMs)
-    const found = fromMs < endMs ? occurrencesBetween(plan, fromMs, endMs, 1_000_000) : []
-    if (found.length >= max || fromMs === startMs || fromMs >= endMs) return found.slice(-max)
-  }
-}
-
-/** Is this a due time that somebody shall decide? */
-function counts(entry: Entry, dueMs: number): boolean {
-  return (
-    dueMs > entry.sinceMs &&
-    (entry.startsMs === null || dueMs >= entry.startsMs) &&
-    (entry.endsMs === null || dueMs < entry.endsMs)
-  )
-}
-
-function isDueAt(entry: Entry, atMs: number): boolean {
-  return counts(entry, atMs) && nextAfter(entry.plan, atMs - 1) === atMs
-}
-
-/** The same on every node, and different from one occurrence to the next: FNV-1a over the run id. */
-export function jitterOf(entry: { readonly id: string; readonly jitterMs: number }, atMs: number): number {
-  if (entry.jitterMs === 0) return 0
-  let hash = 0x811c9dc5
-  for (const char of generateRunId(entry.id, atMs)) hash = Math.imul(hash ^ char.codePointAt(0)!, 0x01000193)
-  return (hash >>> 0) % (entry.jitterMs + 1)
 }

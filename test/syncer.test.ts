@@ -947,7 +947,16 @@ describe('stopping', () => {
 })
 
 test('[CS-096] ten senders that buffer at the same time: every update is written, exactly once', async () => {
-  const { syncer, store } = bundle({ flushRows: 50, flushEveryMs: 1 }, eagerClock())
+  const { syncer, store } = bundle({ flushRows: 50, flushRowsMax: 60, flushEveryMs: 1 }, eagerClock())
+  const write = store.flush.bind(store)
+  let flying = 0
+  store.flush = async (flush) => {
+    assert.equal(++flying, 1, 'one flush at a time')
+    await settle() // PostgreSQL takes its time, and reads what it was given at the end of it
+    await settle()
+    flying--
+    return write(flush)
+  }
   await syncer.start()
   const sender = async (first: number) => {
     for (let n = 0; n < 200; n++) {
@@ -958,7 +967,9 @@ test('[CS-096] ten senders that buffer at the same time: every update is written
     }
   }
   await Promise.all(upTo(10).map((n) => sender(n * 1_000)))
+  assert.ok(syncer.stats().heldUpdates > 100, 'more than one page waits')
   await syncer.flush()
+  assert.equal(syncer.stats().heldUpdates, 0)
   const seen = ids(store)
   assert.equal(seen.length, 2_000)
   assert.equal(new Set(seen).size, 2_000)

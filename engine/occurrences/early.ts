@@ -59,6 +59,10 @@ export type EarlyEnd =
   | { readonly end: 'begun'; readonly jobId: number; readonly lateMs: number }
   | { readonly end: 'withdrawn' | 'taken' | 'left' }
 
+const TAKEN: EarlyEnd = { end: 'taken' }
+const LEFT: EarlyEnd = { end: 'left' }
+const WITHDRAWN: EarlyEnd = { end: 'withdrawn' }
+
 /** The occurrences of one due time. */
 interface Batch {
   readonly atMs: number
@@ -135,20 +139,21 @@ export class Early {
     if (this.#batches.get(atMs) !== batch) return // stopped meanwhile
     this.#batches.delete(atMs)
     if (batch.nodeId !== nodeId()) batch.jobs.clear() // others have them
-    const begun: Made[] = []
+    const begun: (Made & { runId: string })[] = []
+    const others: [runId: string, scheduleId: string, end: EarlyEnd][] = []
     for (const [runId, scheduleId] of batch.runs) {
       const jobId = batch.jobs.get(runId)
-      if (jobId === undefined) tell(runId, scheduleId, { end: batch.taken.has(runId) ? 'taken' : 'left' })
-      else if (standing === null || standing.has(jobId)) {
-        begun.push({ scheduleId, scheduledAtMs: atMs, jobId })
-        tell(runId, scheduleId, { end: 'begun', jobId, lateMs })
-      } else {
+      if (jobId === undefined) others.push([runId, scheduleId, batch.taken.has(runId) ? TAKEN : LEFT])
+      else if (standing === null || standing.has(jobId)) begun.push({ runId, scheduleId, scheduledAtMs: atMs, jobId })
+      else {
         this.counts.withdrawn++
         jobs.cancel(jobId, 'its schedule was changed before it was due')
-        tell(runId, scheduleId, { end: 'withdrawn' })
+        others.push([runId, scheduleId, WITHDRAWN])
       }
     }
-    jobs.begin(batch.chunks)
+    jobs.begin(batch.chunks) // first of all: they are due
+    for (const { runId, scheduleId, jobId } of begun) tell(runId, scheduleId, { end: 'begun', jobId, lateMs })
+    for (const other of others) tell(...other)
     if (begun.length > 0)
       await store
         .noteBegun(begun, lateMs)

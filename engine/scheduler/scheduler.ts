@@ -98,11 +98,12 @@ export class Scheduler {
     else this.#jobs.refuse(chunks)
   }
 
-  /** The time of chunks that were held has come: they run in the next iteration, which begins at once. */
+  /** The time of chunks that were held has come: lanes that have room get them at once. */
   begin(chunks: readonly ClaimedChunk[]): void {
     if (this.#life === 'stopped') return
     if (!this.#iterating) this.#jobs.now.renew()
     this.#jobs.begin(chunks)
+    if (!this.#iterating) this.#jobs.dispatch()
     this.wake()
   }
 

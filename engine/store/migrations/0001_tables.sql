@@ -224,7 +224,7 @@ create table millrace.dead (
   code     text not null,
   reason   json not null
 );
-create index dead_queue on millrace.dead (queue_id, died_at desc, job_id desc);
+create index dead_queue on millrace.dead (queue_id, job_id);
 create index dead_time on millrace.dead (died_at desc, job_id desc);
 
 create table millrace.key (

@@ -205,6 +205,21 @@ begin
   return query select v.* from millrace.dead_letters v where v.job_id = any (v_ids) order by v.job_id desc;
 end $$;
 
+-- The oldest dead letters that match. Index: dead_pkey, dead_queue, dead_time.
+create function millrace.dead_ids(p_queue text, p_task text, p_job bigint, p_limit int, p_after timestamptz, p_before timestamptz)
+returns setof bigint language plpgsql stable set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_custom_plan as $$
+declare
+  v_queue int := (select q.id from millrace.queue q where q.name = p_queue);
+  v_task int := (select t.id from millrace.task t where t.name = p_task);
+begin
+  if (p_queue is not null and v_queue is null) or (p_task is not null and v_task is null) then return; end if;
+  return query
+    select d.job_id from millrace.dead d
+    where (v_queue is null or d.queue_id = v_queue) and (v_task is null or d.task_id = v_task) and (p_job is null or d.job_id = p_job)
+      and (p_after is null or d.died_at >= p_after) and (p_before is null or d.died_at < p_before)
+    order by d.job_id limit p_limit;
+end $$;
+
 -- ------------------------------------------------------------------ results
 
 -- Completed jobs, newest completion first, walking back through time in windows that grow while there is little in them and

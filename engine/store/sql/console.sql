@@ -92,11 +92,8 @@ where $1 >= c.first_id and $1 < c.first_id + c.count
 select job_id, task, queue, died_at, attempts, code, reason, payload from millrace.list_dead($1, $2, $3, $4, $5, $6, $7);
 
 -- name: dead_ids
--- The oldest dead letters that match. Params: $1 queue, $2 task, $3 job, $4 limit, $5 died at or after, $6 before. Index: dead_pkey, dead_time.
-select d.job_id from millrace.dead d join millrace.queue q on q.id = d.queue_id join millrace.task t on t.id = d.task_id
-where ($1::text is null or q.name = $1) and ($2::text is null or t.name = $2) and ($3::bigint is null or d.job_id = $3)
-  and ($5::timestamptz is null or d.died_at >= $5) and ($6::timestamptz is null or d.died_at < $6)
-order by d.job_id limit $4;
+-- The oldest dead letters that match. Params: $1 queue, $2 task, $3 job, $4 limit, $5 died at or after, $6 before.
+select job_id from millrace.dead_ids($1, $2, $3, $4, $5, $6) as job_id;
 
 -- name: requeue
 -- Params: $1 jobs, $2 so many per second. Returns the jobs that were dead letters; held_by when another unfinished job has the key.

@@ -142,6 +142,8 @@ export class Syncer implements Part {
   /** Jobs whose handlers' own transactions are not over: asked about again and again. */
   #open: Unit[] = []
   #openTimer: Timer | null = null
+  /** Those that the page in flight asks about. */
+  #asked = 0
   readonly #cut = new AbortController()
   #stopping: Promise<StopReport> | null = null
 
@@ -274,7 +276,7 @@ export class Syncer implements Part {
     return {
       bufferedUpdates: this.#updates.buffered,
       bufferedStats: this.#stats.buffered,
-      heldUpdates: this.#updates.held + this.#open.length,
+      heldUpdates: this.#updates.held + this.#open.length + this.#asked,
       heldBytes: this.#updates.heldBytes,
       flushes: this.#flushes,
       written: this.#written,
@@ -297,7 +299,8 @@ export class Syncer implements Part {
 
   async #writePage(page: OutcomePage): Promise<void> {
     this.#remaining = page.count > 0 ? [page.toFlush(++this.#no)] : []
-    if (this.#open.length > 0) this.#remaining.push(flushOf(++this.#no, this.#open.splice(0)))
+    this.#asked = this.#open.length
+    if (this.#asked > 0) this.#remaining.push(flushOf(++this.#no, this.#open.splice(0)))
     while (this.#remaining.length > 0) {
       const flush = this.#remaining[0]!
       const refusal = await this.#send(flush, page)
@@ -393,6 +396,7 @@ export class Syncer implements Part {
   }
 
   #pageSettled(): void {
+    this.#asked = 0
     const written = this.#pageWritten
     this.#pageWritten = 0
     this.outcomes.settled()

@@ -244,7 +244,8 @@ test('an interrupt of the terminal reaches the process that started the server, 
 test('closing stops the server even when its folder was removed under it', TEST, async (t) => {
   const server = await openOne(t)
   const postmaster = findPostmaster(clusterPath(server.dataDir))!
-  rmSync(server.dataDir, { recursive: true, force: true, maxRetries: 5 })
+  // the server writes while this removes: it is tried again
+  rmSync(server.dataDir, { recursive: true, force: true, maxRetries: 20 })
   await server.close()
   assert.equal(isProcess(postmaster.pid, postmaster.start), false)
   assert.equal(existsSync(server.dataDir), false)

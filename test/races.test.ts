@@ -8,6 +8,7 @@ import type { EngineOptions } from '../engine/engine.ts'
 import type { Engine } from '../engine/index.ts'
 import { type EngineBundle, withEngines } from './support/engine.ts'
 import { type EngineProcess, endAll, startEngine } from './support/engine-process.ts'
+import { checkFacts } from './support/facts.ts'
 import { History } from './support/history.ts'
 import { openStore } from './support/store.ts'
 
@@ -135,6 +136,7 @@ test('[TM-091] ten claimers race for 50 jobs: each job is claimed by one', { tim
     )
     assert.equal(claimed.length, 50)
     assert.equal(new Set(claimed).size, 50)
+    await checkFacts(it.query)
   } finally {
     await it.close()
   }

@@ -12,6 +12,7 @@ import { type Bundle, withBundle, withServer } from './support/bundle.ts'
 import { openOwnServer } from './support/database.ts'
 import { type Dice, diceOf } from './support/dice.ts'
 import { type EngineProcess, endAll } from './support/engine-process.ts'
+import { checkFacts } from './support/facts.ts'
 import type { Acknowledged } from './support/history.ts'
 import { completing, openStore, PLAIN } from './support/store.ts'
 import { until } from './support/until.ts'
@@ -329,6 +330,7 @@ test('a node frozen amid a transaction, even amid a COPY, does not keep its jobs
         [[3, 2]],
       )
     }
+    await checkFacts(it.query)
   } finally {
     for (const client of frozen) client.connection.stream.destroy()
     await it.close()

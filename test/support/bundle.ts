@@ -7,6 +7,7 @@ import type { Client } from '../../engine/index.ts'
 import { type ClientOptions, createClient, type EngineOptions } from '../../engine/index.ts'
 import { type OwnServer, openOwnServer, openTestDatabase, type TestDatabase } from './database.ts'
 import { type EngineProcess, endAll, startEngine } from './engine-process.ts'
+import { checkFacts } from './facts.ts'
 import { History } from './history.ts'
 import { until } from './until.ts'
 
@@ -69,6 +70,7 @@ export async function withBundle(run: (bundle: Bundle) => Promise<void>): Promis
   const bundle = openBundle(db)
   try {
     await run(bundle)
+    await checkFacts(bundle.query)
   } finally {
     await bundle.close()
     await db.close()
@@ -80,6 +82,7 @@ export async function withServer(run: (bundle: Bundle, server: OwnServer) => Pro
   const bundle = openBundle({ url: server.url, query: server.query, schema: 'recovery' })
   try {
     await run(bundle, server)
+    await checkFacts(bundle.query)
   } finally {
     await bundle.close()
     await server.close()

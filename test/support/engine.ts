@@ -17,6 +17,7 @@ import {
   type JobRow,
 } from '../../engine/index.ts'
 import { openTestDatabase, type TestDatabase } from './database.ts'
+import { checkFacts } from './facts.ts'
 
 export const TASKS = new URL('../tasks/public.js', import.meta.url)
 
@@ -133,6 +134,7 @@ export async function withEngines(run: (bundle: EngineBundle) => Promise<void>):
         }
       },
     })
+    await checkFacts(query)
     passed = true
   } finally {
     await Promise.all(engines.map((engine) => engine.stop(2_000)))

@@ -82,7 +82,7 @@ export class VirtualTime {
     await this.#session.exclusive('tx move time', async (client) => {
       await client.query(
         this.#sql(
-          `begin; set local lock_timeout = ${LOCK_MS}; lock table millrace.virtual_time in access exclusive mode`,
+          `begin; set local lock_timeout = ${LOCK_MS}; lock table millrace.node in share row exclusive mode; lock table millrace.virtual_time in access exclusive mode`,
         ),
       )
       move()

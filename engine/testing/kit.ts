@@ -112,6 +112,7 @@ export async function createTestKit(options: TestKitOptions = {}): Promise<TestK
       threads: 1,
       pollMs: 50,
       pollMaxMs: 200,
+      preScheduleMs: 0, // what is taken ahead of its time would be asked for by a time that has moved since
       nodeHeartbeatMs: 100, // it is then that jobs are found whose time has passed
       ...rest,
       ...base,

@@ -11,7 +11,6 @@ import type { Log } from '../engine/base/log.ts'
 import type { Engine, EnqueueOptions } from '../engine/index.ts'
 import { createEngine, type EngineOptions } from '../engine/index.ts'
 import { openTestDatabase, type TestDatabase } from './support/database.ts'
-import { checkFacts } from './support/facts.ts'
 import { History } from './support/history.ts'
 import { until } from './support/until.ts'
 
@@ -60,7 +59,6 @@ async function withEngine(options: EngineOptions, run: (engine: Engine) => Promi
   try {
     await engine.start()
     await run(engine)
-    await checkFacts(query)
   } finally {
     await engine.stop(2_000)
   }

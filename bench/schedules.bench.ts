@@ -110,13 +110,16 @@ function nextRuns(harness: Harness): Subject[] {
   })
 }
 
-/** A few to warm up, as many as the threads take at once, and many, one after the other; one run gives all. */
+/**
+ * A few to warm up, as many as the threads take at once, and many, twice: the first time most code runs uncompiled.
+ * One after the other; one run gives all.
+ */
 function lateness(harness: Harness, server: Server, systems: readonly Scheduler[]): Subject[] {
   const warm = 10
   const few = harness.pick(5, 20)
   const many = harness.pick(50, 1_000)
   return systems.flatMap((system): Subject[] => {
-    const groups = system.grain === 'minute' ? [many] : system.runsMax < many ? [1, few] : [warm, few, many]
+    const groups = system.grain === 'minute' ? [many] : system.runsMax < many ? [1, few] : [warm, few, many, many]
     const taken = new Map<number, Promise<Late>>()
     const take = (repetition: number) => {
       const late =
@@ -136,7 +139,8 @@ function lateness(harness: Harness, server: Server, systems: readonly Scheduler[
     })
     return groups.flatMap((count, group) => {
       if (group === 0 && groups.length > 1) return []
-      const text = `${count.toLocaleString('en')} due at once`
+      const isFirst = groups.indexOf(count) < groups.lastIndexOf(count)
+      const text = `${count.toLocaleString('en')} due at once${isFirst ? ', for the first time' : ''}`
       return [subject(text, (late) => late.started[group]!)]
     })
   })

@@ -112,6 +112,9 @@ test(
     withServer(async (bundle, server) => {
       const engine = bundle.engine()
       await engine.ready()
+      // these are held at the cut, however fast the others are
+      const resting = Array.from({ length: 10 }, () => ({ restMs: 5_000 }))
+      bundle.history.acknowledgeMany(await bundle.client.enqueueMany('witness-shared', resting, { priority: 1 }))
       await putTenThousand(bundle)
       await inTheMiddle(bundle)
       await server.stop('fast')

@@ -501,7 +501,6 @@ test('[TM-049] [TM-051] [TM-052] [TM-053] [TM-081] what is due is enqueued once 
       ],
     })
     const before = (await client.schedules.get('a'))!
-    assert.equal(before.lastOutcome, null)
     for (const id of ['a', 'b', 'c']) await log.times('schedule.fired', 2, (facts) => facts.schedule === id)
     await client.schedules.pause('a')
     await engine.drain()

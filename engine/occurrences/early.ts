@@ -20,6 +20,8 @@ import type { Entry } from './entry.ts'
 
 /** Occurrences that one statement makes: some ten milliseconds of work, so that nobody waits long behind it. */
 const PREPARE_ITEMS_MAX = 250
+/** So much after the due time it is noted on the schedules. */
+const NOTE_AFTER_MS = 250
 /** Tries of a confirmation while PostgreSQL is away; the jobs stay held, and are rescued if this node is given up. */
 const CONFIRM_TRIES_MAX = 1_000
 
@@ -36,6 +38,8 @@ export interface EarlyNeeds {
     noteBegun(made: readonly Made[], lateMs: number): Promise<void>
   }
   readonly jobs: EarlyJobs
+  /** The loop's runs follow the jobs that are made for them. */
+  readonly runs: { bindRun(runId: string, jobId: number): boolean }
   nodeId(): number
 }
 
@@ -71,6 +75,8 @@ interface Batch {
   readonly runs: Map<string, string>
   readonly jobs: Map<string, number>
   readonly taken: Set<string>
+  /** Runs that were ended before their time. */
+  readonly cancelled: Set<string>
   readonly chunks: ClaimedChunk[]
   change: number
   flight: Promise<void>
@@ -108,6 +114,7 @@ export class Early {
       runs: new Map(mine.map(([runId, entry]) => [runId, entry.id])),
       jobs: new Map(),
       taken: new Set(),
+      cancelled: new Set(),
       chunks: [],
       change: 0,
       flight: Promise.resolve(),
@@ -143,9 +150,11 @@ export class Early {
     const others: [runId: string, scheduleId: string, end: EarlyEnd][] = []
     for (const [runId, scheduleId] of batch.runs) {
       const jobId = batch.jobs.get(runId)
-      if (jobId === undefined) others.push([runId, scheduleId, batch.taken.has(runId) ? TAKEN : LEFT])
-      else if (standing === null || standing.has(jobId)) begun.push({ runId, scheduleId, scheduledAtMs: atMs, jobId })
-      else {
+      if (jobId === undefined) {
+        if (!batch.cancelled.has(runId)) others.push([runId, scheduleId, batch.taken.has(runId) ? TAKEN : LEFT])
+      } else if (standing === null || standing.has(jobId)) {
+        if (!batch.cancelled.has(runId)) begun.push({ runId, scheduleId, scheduledAtMs: atMs, jobId })
+      } else {
         this.counts.withdrawn++
         jobs.cancel(jobId, 'its schedule was changed before it was due')
         others.push([runId, scheduleId, WITHDRAWN])
@@ -154,17 +163,17 @@ export class Early {
     jobs.begin(batch.chunks) // first of all: they are due
     for (const { runId, scheduleId, jobId } of begun) tell(runId, scheduleId, { end: 'begun', jobId, lateMs })
     for (const other of others) tell(...other)
-    if (begun.length > 0)
-      await store
-        .noteBegun(begun, lateMs)
-        .catch((error) => log.warn({ error: messageOf(error) }, 'schedule.note_failed'))
+    if (begun.length === 0) return
+    await this.#needs.clock.sleep(NOTE_AFTER_MS) // nobody waits for it, and the jobs need the processors
+    await store.noteBegun(begun, lateMs).catch((error) => log.warn({ error: messageOf(error) }, 'schedule.note_failed'))
   }
 
-  /** Its run was cancelled before its time. */
+  /** Its run was ended before its time: by a person, or with its job. */
   cancel(atMs: number, runId: string, reason: string): void {
     const batch = this.#batches.get(atMs)
-    const jobId = batch?.jobs.get(runId)
-    batch?.runs.delete(runId)
+    if (batch === undefined || batch.cancelled.has(runId)) return
+    batch.cancelled.add(runId)
+    const jobId = batch.jobs.get(runId)
     if (jobId !== undefined) this.#needs.jobs.cancel(jobId, reason)
   }
 
@@ -174,7 +183,7 @@ export class Early {
   }
 
   async #prepare(batch: Batch, mine: readonly (readonly [string, Entry])[]): Promise<void> {
-    const { store, jobs } = this.#needs
+    const { jobs, runs, store } = this.#needs
     for (let from = 0; from < mine.length; from += PREPARE_ITEMS_MAX) {
       const some = mine.slice(from, from + PREPARE_ITEMS_MAX)
       const made = await store.prepare(
@@ -189,8 +198,9 @@ export class Early {
       for (const [n, jobId] of made.jobs) {
         this.counts.prepared++
         const [runId] = some[n]!
-        if (batch.runs.has(runId)) batch.jobs.set(runId, jobId)
-        else jobs.cancel(jobId, 'cancelled in PreRun')
+        batch.jobs.set(runId, jobId)
+        if (batch.cancelled.has(runId)) jobs.cancel(jobId, 'cancelled in PreRun')
+        else runs.bindRun(runId, jobId)
       }
     }
   }

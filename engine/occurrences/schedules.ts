@@ -76,8 +76,7 @@ export interface SchedulesNeeds {
     rememberRun(runId: string, scheduleId: string, scheduledAtMs: number): void
     changeRun(runId: string, to: 'completed' | 'cancelled' | 'failed', error: string | null): boolean
     beatRun(runId: string): boolean
-    bindRun(runId: string, jobId: number): boolean
-  }
+  } & EarlyNeeds['runs']
   nodeId(): number
   /** Jobs are ready in these queues: wake whoever claims, here and elsewhere. */
   onEnqueued(queueIds: readonly number[]): void
@@ -362,8 +361,7 @@ export class Schedules {
   #earlyEnded(runId: string, scheduleId: string, atMs: number, ended: EarlyEnd): void {
     switch (ended.end) {
       case 'begun':
-        this.counts.enqueued++
-        this.#needs.runs.bindRun(runId, ended.jobId) // it goes on until the job ends
+        this.counts.enqueued++ // its run goes on until the job ends
         this.#needs.log.debug(
           { schedule: scheduleId, run: runId, job: ended.jobId, lateMs: ended.lateMs },
           'schedule.fired',

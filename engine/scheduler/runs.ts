@@ -14,6 +14,8 @@ import type { Counters } from './stats.ts'
 
 /** Bounds the duty; the rest of the window follows in the next iteration. */
 const LAUNCHES_PER_ITERATION = 10_000
+/** So that what else is due at that moment need not wait for all of them. */
+const DUE_PER_ITERATION = 200
 
 /** One occurrence. Written by Runs only. */
 interface Run {
@@ -93,7 +95,7 @@ export class Runs {
     const launched = mayLaunch ? this.#launch() : 0
     let due = 0
     const nowMs = this.#waiting.peek() === undefined ? 0 : this.#dueNowMs()
-    for (let run = this.#waiting.peek(); run !== undefined; run = this.#waiting.peek()) {
+    for (let run = this.#waiting.peek(); run !== undefined && due < DUE_PER_ITERATION; run = this.#waiting.peek()) {
       if (run.scheduledAtMs > nowMs) break
       this.#waiting.shift()
       if (run.state !== 'prerun') continue

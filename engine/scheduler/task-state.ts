@@ -5,6 +5,9 @@ import type { TaskInfo } from '../../threads/lanes.ts'
 
 const RISE = 0.25
 const FALL = 0.05
+/** One job that found no processor for a while says little about the next: it counts as at most so much. */
+const OUTLIER = 8
+const OUTLIER_MS = 0.1
 /** Parsing, reporting and the loop's share: no job is cheaper than this, whatever its handler measures. */
 const LEAST_MS = 0.004
 
@@ -41,7 +44,8 @@ export class TaskState {
       this.meanMs = ranMs
       return
     }
-    this.meanMs += (ranMs - this.meanMs) * (ranMs > this.meanMs ? RISE : FALL)
+    const seenMs = Math.min(ranMs, OUTLIER * this.meanMs + OUTLIER_MS)
+    this.meanMs += (seenMs - this.meanMs) * (ranMs > this.meanMs ? RISE : FALL)
   }
 
   /** A job is still running after `ranMs`: at least that long. */

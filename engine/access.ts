@@ -43,7 +43,7 @@ export class Access {
   #enqueued = 0
 
   constructor({ log, clock, ...settings }: AccessOptions) {
-    this.settings = loadConfig({ options: settings }).values
+    this.settings = { ...loadConfig({ options: settings }).values }
     this.log = log ?? silentLog
     this.clock = clock ?? systemClock
     this.machineClock = this.clock.machine?.clock ?? this.clock

@@ -3,6 +3,7 @@
 
 import type { InboxStats } from '../threads/inbox.ts'
 import type { Json, RetryPolicy, TaskDefinition } from './base/task.ts'
+import type { Settings } from './config/settings.ts'
 import type { Enqueued, EnqueuedMany, EnqueueItem } from './enqueuer/enqueuer.ts'
 import type { EnqueueOptions } from './enqueuer/options.ts'
 import type { Message as LoopMessage } from './scheduler/messages.ts'
@@ -64,6 +65,11 @@ export interface Engine<Tasks = Registry> extends Producer<Tasks> {
   /** Releases what is held and leaves at once; running handlers are ended. */
   kill(): Promise<void>
   stats(): EngineStats
+  /**
+   * Changes settings of the running engine, all or none; what is held already goes on. Back to a default by naming it.
+   * @throws EngineError CONFIG_INVALID naming each wrong setting, its value and its rule
+   */
+  configure(changes: RuntimeSettings): void
   migrate(dryRun?: boolean): Promise<MigrationReport>
   /** Resolves when this engine holds nothing and PostgreSQL has nothing ready for it. Rejects after `timeoutMs` (default 60,000). */
   drain(timeoutMs?: number): Promise<void>
@@ -78,6 +84,19 @@ export interface Engine<Tasks = Registry> extends Producer<Tasks> {
   readonly broken: readonly { readonly file: string; readonly message: string }[]
   [Symbol.asyncDispose](): Promise<void>
 }
+
+/** Settings that can be changed while an engine runs. */
+export const RUNTIME_SETTINGS = [
+  'queues',
+  'queueConcurrency',
+  'claimJobsMax',
+  'claimBytesMax',
+  'pollMs',
+  'pollMaxMs',
+  'defaultTimeoutMs',
+  'stopTimeoutMs',
+] as const
+export type RuntimeSettings = Partial<Pick<Settings, (typeof RUNTIME_SETTINGS)[number]>>
 
 export interface LoopInbox {
   /** False when the inbox is full (setting inboxMessagesMax). */

@@ -35,6 +35,8 @@ export interface ClaimerNeeds {
   nodeId(): number
   /** Names of the tasks that run here. */
   taskNames(): readonly string[]
+  /** How many more jobs of each of these queues this node may hold. */
+  seats(limits: Readonly<Record<string, number>>): ReadonlyMap<string, number>
   /** How many jobs the scheduler would take now. */
   wanted(): number
   /** Claimed as node `nodeId`, which may be over by now. */
@@ -45,6 +47,7 @@ export interface ClaimerNeeds {
 
 export interface ClaimerSettings {
   readonly queues: readonly string[] | null
+  readonly queueConcurrency: Readonly<Record<string, number>> | null
   readonly onlyGroup: string | null
   readonly claimUnknown: boolean
   readonly claimJobsMax: number
@@ -64,6 +67,10 @@ export class Claimer {
   #queueIds: readonly number[] = []
   #queuesAtMs = Number.NEGATIVE_INFINITY
   #taskIds: readonly number[] | null = null
+  /** Names of the queues of which this node may hold so many jobs only. */
+  #limited: ReadonlyMap<number, string> = new Map()
+  /** Of a limited queue there may be more than had a seat. */
+  #unseated = false
   /** Steady time of the next due job, as far as we know. */
   #dueAtMs = 0
   /** Steady time from which on it is claimed ahead. */
@@ -104,6 +111,21 @@ export class Claimer {
   /** The scheduler has room again. */
   room(): void {
     this.#wake()
+  }
+
+  /** A job of a limited queue has left. */
+  seat(): void {
+    if (!this.#unseated) return
+    this.#unseated = false
+    this.#fresh = true
+    this.#wake()
+  }
+
+  /** The settings have changed: everything is looked at anew. */
+  changed(): void {
+    this.#queuesAtMs = Number.NEGATIVE_INFINITY
+    this.#pollAtMs = 0
+    this.ready(null)
   }
 
   /** Work became ready in these queues (null: somewhere). */
@@ -176,11 +198,25 @@ export class Claimer {
 
   async #claim(wanted: number): Promise<void> {
     this.#fresh = false // a notification that comes from here on asks for another claim
+    let jobs = 0
+    for (const { queueIds, seats } of this.#turns()) {
+      const left = wanted - jobs
+      if (left <= 0) {
+        this.#fresh = true
+        return
+      }
+      const taken = seats === 0 ? 0 : await this.#claimFrom(queueIds, Math.min(left, seats))
+      if (seats < left && taken >= seats) this.#unseated = true
+      jobs += taken
+    }
+  }
+
+  async #claimFrom(queueIds: readonly number[], wanted: number): Promise<number> {
     const nodeId = this.#needs.nodeId()
     this.#claimingAs = nodeId
     const chunks = await this.#needs.store.claim({
       nodeId,
-      queueIds: this.#inTurn(),
+      queueIds,
       taskIds: this.#taskIds,
       jobsMax: wanted,
       bytesMax: this.#settings.claimBytesMax,
@@ -196,12 +232,35 @@ export class Claimer {
     this.counts.jobs += jobs
     if (jobs === 0) {
       this.counts.empty++
-      return
+      return 0
     }
     this.#emptyPolls = 0
     // less than was asked for: nothing is left, unless the bytes were the limit
     if (jobs >= wanted || bytes * 2 >= this.#settings.claimBytesMax) this.#fresh = true
     this.#needs.arrive(chunks, nodeId)
+    return jobs
+  }
+
+  /** Which queues are claimed from together, in their order: a limited one by itself, as it has seats of its own. */
+  #turns(): { queueIds: number[]; seats: number }[] {
+    const inTurn = this.#inTurn()
+    const limits = this.#settings.queueConcurrency
+    if (limits === null || this.#limited.size === 0) return [{ queueIds: [...inTurn], seats: Number.POSITIVE_INFINITY }]
+    const seats = this.#needs.seats(limits)
+    const turns: { queueIds: number[]; seats: number }[] = []
+    let open: number[] | null = null
+    for (const id of inTurn) {
+      const name = this.#limited.get(id)
+      if (name !== undefined) {
+        turns.push({ queueIds: [id], seats: Math.max(0, seats.get(name) ?? 0) })
+        open = null
+      } else if (open !== null) open.push(id)
+      else {
+        open = [id]
+        turns.push({ queueIds: open, seats: Number.POSITIVE_INFINITY })
+      }
+    }
+    return turns
   }
 
   /** Takes what becomes due soon; what there is no room for becomes due like everything. */
@@ -217,7 +276,7 @@ export class Claimer {
     const { chunks, nextInMs } = await store.claimAhead(
       {
         nodeId,
-        queueIds: this.#queueIds,
+        queueIds: this.#queueIds.filter((id) => !this.#limited.has(id)), // those have seats, not time
         taskIds: this.#taskIds,
         jobsMax: wanted,
         bytesMax: this.#settings.claimBytesMax,
@@ -257,11 +316,14 @@ export class Claimer {
 
   async #learnQueues(now: number): Promise<void> {
     const { store } = this.#needs
-    const { queues, claimUnknown } = this.#settings
+    const { queues, claimUnknown, queueConcurrency } = this.#settings
     this.#queuesAtMs = now // first: what is heard of meanwhile asks for another look
     // the user's order is the order in which queues are asked
     this.#queueIds = queues ? await store.queueIds(queues) : (await store.allQueues()).map((queue) => queue.id)
     this.#taskIds = claimUnknown ? null : await store.taskIds(this.#needs.taskNames())
+    const limited = Object.keys(queueConcurrency ?? {})
+    const ids = limited.length === 0 ? [] : await store.queueIds(limited)
+    this.#limited = new Map(ids.map((id, at) => [id, limited[at]!]))
   }
 
   #afterFailure(error: unknown): number {

@@ -14,7 +14,17 @@ import type { Catalog } from '../threads/lanes.ts'
 import { lanesInTimeOf } from '../threads/moved-lanes.ts'
 import { ThreadPool } from '../threads/pool.ts'
 import { Access } from './access.ts'
-import type { Engine, EngineStats, Registry, RegistryOf, ScheduleDefinition, Spread, StopReport } from './api.ts'
+import {
+  type Engine,
+  type EngineStats,
+  type Registry,
+  type RegistryOf,
+  RUNTIME_SETTINGS,
+  type RuntimeSettings,
+  type ScheduleDefinition,
+  type Spread,
+  type StopReport,
+} from './api.ts'
 import type { Clock } from './base/clock.ts'
 import { codeOf, EngineError, messageOf } from './base/errors.ts'
 import { Deadline } from './base/lifecycle.ts'
@@ -22,6 +32,7 @@ import type { Log } from './base/log.ts'
 import type { TaskDefinition } from './base/task.ts'
 import { Cancels } from './cancels.ts'
 import { Claimer } from './claimer.ts'
+import { loadConfig } from './config/load.ts'
 import type { Settings } from './config/settings.ts'
 import type { TaskDefaults } from './enqueuer/options.ts'
 import { Expiry } from './expiry.ts'
@@ -283,6 +294,7 @@ class MillraceEngine extends Access {
       settled: () => this.#syncer.flush(),
       hurry: () => this.#syncer.requestFlush(),
       onRoom: () => this.#claimer.room(),
+      onSeat: () => this.#claimer.seat(),
       onShutdown: (reason) => this.#stopItself(reason),
       onIteration: (stats) => this.#syncer.recordStats(stats),
       onJobLog: (chunk, jobId, bytes, start, end) => this.#jobLog(chunk.task, jobId, bytes, start, end),
@@ -294,6 +306,7 @@ class MillraceEngine extends Access {
         store,
         nodeId: () => this.#node.id,
         taskNames: () => this.#catalog.tasks.map((task) => task.name),
+        seats: (limits) => this.#scheduler.seats(limits),
         wanted: () => (this.#node.isMember ? this.#scheduler.wanted() : 0),
         arrive: (chunks, nodeId) => this.#arrive(chunks, nodeId),
         onFenced: (nodeId) => this.#unknown(nodeId),
@@ -402,7 +415,8 @@ class MillraceEngine extends Access {
 
   /** This node runs jobs of this task in this queue, whatever their group. */
   #serves(queue: string, task: string): boolean {
-    const { queues, onlyGroup } = this.settings
+    const { queues, queueConcurrency, onlyGroup } = this.settings
+    if (queueConcurrency?.[queue] !== undefined) return false // whether there will be a seat shows at its time
     return onlyGroup === null && (queues === null || queues.includes(queue)) && this.#taskByName.has(task)
   }
 
@@ -458,6 +472,24 @@ class MillraceEngine extends Access {
     if (this.#life !== 'running') return
     if (queueIds.length > 0) this.#claimer.ready(queueIds)
     if (dueAtMs !== null) this.#claimer.dueIn(dueAtMs - this.clock.wallMs())
+  }
+
+  // ------------------------------------------------------------------ changing
+
+  configure(changes: RuntimeSettings): void {
+    const fixed = Object.keys(changes).filter((name) => !(RUNTIME_SETTINGS as readonly string[]).includes(name))
+    if (fixed.length > 0)
+      throw new EngineError(
+        'CONFIG_INVALID',
+        `${fixed.join(', ')} cannot be changed while an engine runs; these can: ${RUNTIME_SETTINGS.join(', ')}`,
+        { setting: fixed[0], value: undefined, rule: `one of ${RUNTIME_SETTINGS.join(', ')}` },
+      )
+    const { values } = loadConfig({ options: { ...this.settings, ...changes } })
+    Object.assign(this.settings, values)
+    this.log.info({ ...changes }, 'engine.configured')
+    if (this.#life !== 'running') return
+    this.#claimer.changed()
+    this.#scheduler.wake()
   }
 
   // ------------------------------------------------------------------ looking

@@ -11,6 +11,7 @@ import { ManualClock } from './support/manual-clock.ts'
 
 const SETTINGS: ClaimerSettings = {
   queues: null,
+  queueConcurrency: null,
   onlyGroup: null,
   claimUnknown: false,
   claimJobsMax: 1_000,
@@ -31,6 +32,8 @@ function bundle(settings: Partial<ClaimerSettings> = {}) {
     /** Milliseconds until jobs become due, of those that wait for their time. */
     soon: [] as number[],
     aheads: [] as number[],
+    /** Jobs that are held of the limited queue. */
+    seated: 0,
     failure: null as Error | null,
     claims: [] as ClaimRequest[],
     asked: [] as string[],
@@ -72,6 +75,7 @@ function bundle(settings: Partial<ClaimerSettings> = {}) {
     },
     nodeId: () => 1,
     taskNames: () => ['noop'],
+    seats: (limits) => new Map(Object.entries(limits).map(([name, max]) => [name, max - world.seated])),
     wanted: () => world.wanted,
     arrive: (chunks) => {
       for (const chunk of chunks) world.arrived += chunk.count

@@ -332,6 +332,7 @@ function fakeApi(
           calls.killed++
         },
         stats: () => STATS,
+        configure: () => {},
         drain: async () => {},
         broken: [],
         inbox: {

@@ -409,3 +409,28 @@ test('the mean of a task rises fast and falls slowly, and 1,000 shares of a lane
   state.learn(25)
   assert.equal(state.meanMs, 120)
 })
+
+test('of jobs that are held those of the queue that is listed first are fed first; without a list queues take turns', () => {
+  const fed = (queues: string[] | null) => {
+    const { scheduler, lanes, settle } = schedulerBench({ lanes: 1, settings: { queues } })
+    for (const [queueId, queue] of ['calm', 'urgent'].entries())
+      for (let n = 0; n < 2; n++) scheduler.arrive([chunk(1 + queueId * 10 + n, 1, { queueId, queue })])
+    const order: number[] = []
+    settle()
+    while (scheduler.stats().held > 0) {
+      const [jobId] = lanes.queuedIds(0)
+      order.push(jobId!)
+      lanes.take(0)
+      lanes.complete(0, jobId!, 20)
+      scheduler.wake()
+      settle()
+    }
+    return order
+  }
+  assert.deepEqual(fed(['urgent', 'calm']), [11, 12, 1, 2])
+  assert.deepEqual(fed(['calm', 'urgent']), [1, 2, 11, 12])
+  assert.deepEqual(
+    fed(null).map((id) => id > 10),
+    [false, true, false, true],
+  )
+})

@@ -622,23 +622,25 @@ test('a confirmation that is refused for good gives the job back, so that it is 
   await bench.schedules.stop()
 })
 
-test('a schedule that changes after its job was made ahead: that job is cancelled, and the due time is decided anew', async () => {
-  const bench = await nearFive({ schedules: 2 })
-  await bench.pass(9_000, 100)
-  const [jobId] = bench.store.prepared
-  assert.ok(jobId !== undefined)
-  bench.store.decided.delete(`job0@${FIVE}`) // as the database does
-  bench.store.put('job0', '*/5 * * * *', { revision: 2 })
-  await bench.pass(1_100, 10)
-  assert.deepEqual(
-    bench.outcomes.of('cancelled').map((it) => it.jobId),
-    [jobId],
-  )
-  assert.notEqual(bench.store.decided.get(`job0@${FIVE}`)!.jobId, jobId)
-  await bench.pass(500, 50)
-  assert.equal(bench.store.begun.length, 1, 'the other one is not touched')
-  await bench.schedules.stop()
-})
+for (const told of [false, true])
+  test(`a schedule that changes after its job was made ahead${told ? ', of which its holder hears' : ''}: that job is cancelled, and the due time is decided anew`, async () => {
+    const bench = await nearFive({ schedules: 2 })
+    await bench.pass(9_000, 100)
+    const [jobId] = bench.store.prepared
+    assert.ok(jobId !== undefined)
+    if (told) bench.scheduler.cancel(jobId, 'its schedule was changed')
+    bench.store.decided.delete(`job0@${FIVE}`) // as the database does
+    bench.store.put('job0', '*/5 * * * *', { revision: 2 })
+    await bench.pass(1_100, 10)
+    assert.deepEqual(
+      bench.outcomes.of('cancelled').map((it) => it.jobId),
+      [jobId],
+    )
+    assert.notEqual(bench.store.decided.get(`job0@${FIVE}`)!.jobId, jobId)
+    await bench.pass(500, 50)
+    assert.equal(bench.store.begun.length, 1, 'the other one is not touched')
+    await bench.schedules.stop()
+  })
 
 test('a run that is cancelled in PreRun takes the job along that was made ahead for it', async () => {
   const bench = await nearFive()

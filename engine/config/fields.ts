@@ -4,7 +4,7 @@
 
 import { z } from 'zod'
 
-export type FieldKind = 'whole' | 'duration' | 'bytes' | 'text' | 'flag' | 'choice' | 'names'
+export type FieldKind = 'whole' | 'duration' | 'bytes' | 'text' | 'flag' | 'choice' | 'names' | 'limits'
 
 /** One row of the table of settings, without its name. */
 export interface Setting<T> {
@@ -131,6 +131,27 @@ export function names(row: Common & { namesMax: number; charsMax: number }): Set
   }
 }
 
+/** A whole number per name, `a=2,b=10` on the command line; null means that nothing is limited. */
+export function limits(
+  row: Common & { namesMax: number; charsMax: number; min: number; max: number },
+): Setting<Readonly<Record<string, number>> | null> {
+  const { namesMax, charsMax, min, max, ...rest } = row
+  return {
+    ...rest,
+    kind: 'limits',
+    default: null,
+    defaultText: 'no limits',
+    placeholder: 'a=2,b=10',
+    rule: `a whole number from ${grouped(min)} to ${grouped(max)} for each of 1 to ${grouped(namesMax)} names of at most ${charsMax} characters`,
+    schema: z
+      .record(z.string().min(1).max(charsMax), z.int().min(min).max(max))
+      .refine((it) => Object.keys(it).length >= 1 && Object.keys(it).length <= namesMax)
+      .readonly()
+      .nullable(),
+    fromText: readLimits,
+  }
+}
+
 /** 12345 as 12,345. */
 export function grouped(value: number): string {
   return value.toLocaleString('en-US')
@@ -200,6 +221,11 @@ function readFlag(value: string): unknown {
   if (['true', '1', 'yes', 'on'].includes(plain)) return true
   if (['false', '0', 'no', 'off'].includes(plain)) return false
   return value
+}
+
+function readLimits(value: string): unknown {
+  const pairs = value.split(',').map((pair) => /^\s*(.+?)\s*=\s*(\d+)\s*$/.exec(pair))
+  return pairs.includes(null) ? value : Object.fromEntries(pairs.map((pair) => [pair![1]!, Number(pair![2])]))
 }
 
 function readNames(value: string): unknown {

@@ -4,7 +4,20 @@
 
 import { availableParallelism } from 'node:os'
 import { NAME_CHARS_MAX, PAYLOAD_BYTES_DEFAULT, RESCUES_MAX, RESULT_BYTES_DEFAULT } from '../base/limits.ts'
-import { bytes, choice, database, duration, flag, names, path, type Setting, text, whole, word } from './fields.ts'
+import {
+  bytes,
+  choice,
+  database,
+  duration,
+  flag,
+  limits,
+  names,
+  path,
+  type Setting,
+  text,
+  whole,
+  word,
+} from './fields.ts'
 
 const SECOND = 1_000
 const MINUTE = 60 * SECOND
@@ -84,7 +97,16 @@ const SETTINGS = {
     part: 'tasks',
     namesMax: 1_000,
     charsMax: NAME_CHARS_MAX,
-    about: 'Queues that this node works on.',
+    about:
+      'Queues that this node works on, the most urgent first: a queue has its turn when those before it have nothing.',
+  }),
+  queueConcurrency: limits({
+    part: 'tasks',
+    namesMax: 1_000,
+    charsMax: NAME_CHARS_MAX,
+    min: 1,
+    max: 100_000,
+    about: 'Jobs of a queue that this node holds at once, waiting or running.',
   }),
   onlyGroup: text({
     part: 'tasks',

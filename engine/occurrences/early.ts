@@ -130,6 +130,11 @@ export class Early {
     return this.#batches.get(atMs)?.runs.has(runId) === true
   }
 
+  /** Its run was ended before its time; what becomes of the occurrence still shows then. */
+  isCancelled(atMs: number, runId: string): boolean {
+    return this.#batches.get(atMs)?.cancelled.has(runId) === true
+  }
+
   /** The due time has come, or will in a moment: waits for it, and says what became of each. */
   async confirm(atMs: number, tell: (runId: string, scheduleId: string, end: EarlyEnd) => void): Promise<void> {
     const batch = this.#batches.get(atMs)

@@ -254,11 +254,11 @@ export class Schedules {
       if (update.status === 'pending') {
         if (!this.#ahead.delete(update.runId)) this.#comeDue(update.runId, update.scheduleId, update.scheduledAtMs)
       } else if (update.status === 'cancelled' || update.status === 'orphaned') {
-        this.#foreseen.get(update.scheduledAtMs)?.runs.delete(update.runId)
         this.#due.delete(update.runId)
         this.#ahead.delete(update.runId)
-        if (update.status === 'cancelled')
+        if (this.#early.has(update.scheduledAtMs, update.runId))
           this.#early.cancel(update.scheduledAtMs, update.runId, update.error ?? 'cancelled in PreRun')
+        else this.#foreseen.get(update.scheduledAtMs)?.runs.delete(update.runId)
       }
       return true
     },
@@ -343,7 +343,7 @@ export class Schedules {
     let early = 0
     for (const [runId, scheduleId] of runs) {
       if (this.#early.has(atMs, runId)) {
-        this.#ahead.add(runId)
+        if (!this.#early.isCancelled(atMs, runId)) this.#ahead.add(runId)
         early++
         continue
       }

@@ -59,7 +59,7 @@ export interface Cancellation {
 
 export class HeldJobs {
   readonly slots: Slots<Holding>
-  readonly pending = new Pending()
+  readonly pending: Pending
   readonly dispatcher: Dispatcher
   readonly suspects: Suspects
   readonly counters = new Counters()
@@ -83,6 +83,7 @@ export class HeldJobs {
   constructor(needs: SchedulerNeeds, onChange: () => void) {
     this.#needs = needs
     this.now = new Now(needs.clock)
+    this.pending = new Pending((queue) => needs.settings.queues?.indexOf(queue) ?? 0)
     this.slots = new Slots<Holding>(Math.max(64, needs.settings.heldMax * SLOTS_PER_HELD))
     this.dispatcher = new Dispatcher(
       this.slots,
@@ -117,6 +118,17 @@ export class HeldJobs {
     for (const { holding, from, to } of this.#awaiting.values())
       for (let i = from; i < to; i++) if (holding.slotAt(i) !== GONE) sum++
     return sum
+  }
+
+  /** How many more jobs of each limited queue may be held. Looks at all that is held: asked once per claim. */
+  seats(limits: Readonly<Record<string, number>>): Map<string, number> {
+    const seats = new Map(Object.entries(limits))
+    for (const slot of this.slots.all()) {
+      const { queue } = this.slots.ref[slot]!.chunk
+      const left = seats.get(queue)
+      if (left !== undefined) seats.set(queue, left - 1)
+    }
+    return seats
   }
 
   /** Jobs that are with a lane. */
@@ -247,6 +259,8 @@ export class HeldJobs {
     const state = slots.state[slot]!
     if (holding.chunk.group !== null) this.turnEnded = true
     slots.free(slot)
+    const limits = this.#needs.settings.queueConcurrency
+    if (limits && limits[holding.chunk.queue] !== undefined) this.#needs.onSeat?.()
     this.onEnd?.(jobId, state)
   }
 

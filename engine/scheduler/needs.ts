@@ -20,7 +20,7 @@ type SchedulerSettings = Pick<
   | 'missedHeartbeatsMax'
   | 'defaultTimeoutMs'
 > &
-  Partial<Pick<Settings, 'rescuesMax'>>
+  Partial<Pick<Settings, 'rescuesMax' | 'queues' | 'queueConcurrency'>>
 
 export interface SchedulerNeeds {
   readonly clock: Clock
@@ -40,6 +40,8 @@ export interface SchedulerNeeds {
   hurry?(): void
   /** wanted() has grown from nothing, or by a lot: a good moment to claim. */
   onRoom(): void
+  /** A job of a queue that is limited here has left. */
+  onSeat?(): void
   /** The message `shutdown` came, or the loop cannot go on: stop the engine. */
   onShutdown?(reason: string): void
   /** A line of a handler's own log: JSON bytes, valid only during the call. */

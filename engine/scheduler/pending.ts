@@ -1,5 +1,5 @@
 // Jobs that wait here for a lane, in the order of their queues. Ranks of different queues cannot be compared, so queues
-// take turns, and within a queue the lowest (rank, seq) comes first. Spans of one queue and task form a group: a task
+// come in the order in which they are listed, or take turns, and within a queue the lowest (rank, seq) comes first. Spans of one queue and task form a group: a task
 // whose lanes are full holds up nobody else.
 //
 // A job that leaves by itself (cancelled, expired) stays in its span as a hole; `waiting` counts only what lives.
@@ -10,6 +10,7 @@ import type { TaskState } from './task-state.ts'
 
 export class Group {
   readonly queueId: number
+  readonly queue: string
   readonly task: TaskState
   readonly spans = new Heap<Span>(spanBefore)
   /** Living jobs in the spans. Written by Pending only. */
@@ -17,8 +18,9 @@ export class Group {
   /** Place among the groups that have something; -1 when it has nothing. Written by Pending only. */
   place = -1
 
-  constructor(queueId: number, task: TaskState) {
+  constructor(queueId: number, queue: string, task: TaskState) {
     this.queueId = queueId
+    this.queue = queue
     this.task = task
   }
 }
@@ -31,6 +33,12 @@ export class Pending {
   readonly #servedNo = new Map<number, number>()
   #served = 0
   #size = 0
+  readonly #orderOf: (queue: string) => number
+
+  /** @param orderOf lower: more urgent; queues of one order take turns */
+  constructor(orderOf: (queue: string) => number = () => 0) {
+    this.#orderOf = orderOf
+  }
 
   /** Living jobs that wait. */
   get size(): number {
@@ -97,7 +105,10 @@ export class Pending {
   }
 
   #before(a: Group, b: Group): boolean {
-    if (a.queueId !== b.queueId) return (this.#servedNo.get(a.queueId) ?? 0) < (this.#servedNo.get(b.queueId) ?? 0)
+    if (a.queueId !== b.queueId) {
+      const by = this.#orderOf(a.queue) - this.#orderOf(b.queue)
+      return by !== 0 ? by < 0 : (this.#servedNo.get(a.queueId) ?? 0) < (this.#servedNo.get(b.queueId) ?? 0)
+    }
     return spanBefore(a.spans.peek()!, b.spans.peek()!)
   }
 
@@ -110,7 +121,7 @@ export class Pending {
     }
     let group = byQueue.get(chunk.queueId)
     if (group === undefined) {
-      group = new Group(chunk.queueId, task)
+      group = new Group(chunk.queueId, chunk.queue, task)
       byQueue.set(chunk.queueId, group)
     }
     return group

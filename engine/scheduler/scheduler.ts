@@ -113,6 +113,11 @@ export class Scheduler {
     this.#jobs.giveBack(chunks)
   }
 
+  /** How many more jobs of each limited queue may be held here. */
+  seats(limits: Readonly<Record<string, number>>): ReadonlyMap<string, number> {
+    return this.#jobs.seats(limits)
+  }
+
   /** How many jobs of these tasks, in this order, could start at once if they were due soon. 0 when there is much to do. */
   mayTake(tasks: readonly string[]): number {
     const jobs = this.#jobs

@@ -124,7 +124,7 @@ export class ThreadPool implements Lanes {
     this.#phase = 'starting'
     const { threads, threadHeapMb } = this.#options
     const piscina = new Piscina({
-      filename: new URL('./task-thread.js', import.meta.url).href,
+      filename: new URL('./lane-entry.cjs', import.meta.url).href,
       minThreads: threads,
       maxThreads: threads,
       concurrentTasksPerWorker: 1,

@@ -139,7 +139,7 @@ function lateness(harness: Harness, server: Server, systems: readonly Scheduler[
     })
     return groups.flatMap((count, group) => {
       if (group === 0 && groups.length > 1) return []
-      const isFirst = groups.indexOf(count) < groups.lastIndexOf(count)
+      const isFirst = group < groups.lastIndexOf(count)
       const text = `${count.toLocaleString('en')} due at once${isFirst ? ', for the first time' : ''}`
       return [subject(text, (late) => late.started[group]!)]
     })

@@ -12,6 +12,7 @@ interface Pending {
 }
 
 export class VirtualClock implements Clock {
+  readonly #beganAheadMs: number
   #aheadMs: number
   #order = 0
   readonly #pending = new Set<Pending>()
@@ -20,6 +21,7 @@ export class VirtualClock implements Clock {
 
   /** @param aheadMs how far ahead of the machine's clocks it begins; negative: behind */
   constructor(aheadMs: number) {
+    this.#beganAheadMs = aheadMs
     this.#aheadMs = aheadMs
     this.#jumps = [{ fromMs: Number.NEGATIVE_INFINITY, aheadMs }]
   }
@@ -41,8 +43,9 @@ export class VirtualClock implements Clock {
     return Math.floor(systemClock.wallMs() + this.#aheadMs)
   }
 
+  /** Never below 0, as on any machine, however long ago the test begins: only what was moved since is added. */
   steadyMs(): number {
-    return systemClock.steadyMs() + this.#aheadMs
+    return systemClock.steadyMs() + this.#aheadMs - this.#beganAheadMs
   }
 
   after(ms: number, fn: () => void, keepAlive = false): Timer {

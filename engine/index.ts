@@ -39,6 +39,7 @@ export type { Log, LogMethod } from './base/log.ts'
 export {
   defineTask,
   type Json,
+  type RetryDecision,
   type RetryPolicy,
   type TaskContext,
   type TaskDefinition,

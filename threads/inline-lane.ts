@@ -12,7 +12,7 @@ import type { Json, TaskDefinition } from '../engine/base/task.ts'
 import { type CompletionNeeds, completeWithin } from './completion.ts'
 import { abortError, type ContextHost, JobContext, JobRun, type LogLevel } from './context.ts'
 import type { AbortReason, FeedPiece, ReportSink } from './lanes.ts'
-import { errorText, logText, parsePayload, progressText, resultText } from './outcome.ts'
+import { decide, errorText, logText, parsePayload, progressText, resultText } from './outcome.ts'
 
 /** Consecutive jobs run this long before the main thread gets to its other work. */
 const SLICE_MS = 2
@@ -195,7 +195,7 @@ export class InlineLane implements ContextHost {
     }
     settle().then(
       (value) => this.#end(run, () => this.#completion(run, value)),
-      (error) => this.#end(run, () => this.#failure(run, error)),
+      (error) => this.#end(run, () => this.#failure(run, error, task)),
     )
   }
 
@@ -230,12 +230,33 @@ export class InlineLane implements ContextHost {
       sink.completed(this.#number, run.slot, run.generation, run.startedAtMs, ranMs, bytes, 0, bytes.length)
   }
 
-  #failure(run: JobRun, thrown: unknown): Report {
+  #failure(run: JobRun, thrown: unknown, task?: TaskDefinition): Report {
     const { text, retryable } = errorText(thrown)
+    const decidedMs = retryable ? this.#decide(run, thrown, task) : null
     const bytes = Buffer.from(text)
     const ranMs = this.#clock.steadyMs() - run.startedSteadyMs
     return (sink) =>
-      sink.failed(this.#number, run.slot, run.generation, run.startedAtMs, ranMs, retryable, bytes, 0, bytes.length)
+      sink.failed(
+        this.#number,
+        run.slot,
+        run.generation,
+        run.startedAtMs,
+        ranMs,
+        retryable,
+        bytes,
+        0,
+        bytes.length,
+        decidedMs,
+      )
+  }
+
+  #decide(run: JobRun, thrown: unknown, task?: TaskDefinition): number | null {
+    const { attempt, maxAttempts } = run.piece
+    if (typeof task?.retry !== 'function' || attempt >= maxAttempts) return null
+    const { delayMs, complaint } = decide(task.retry, attempt, thrown)
+    // the run has ended, but main reads this before it reads how
+    if (complaint !== null) this.#reports.push(this.#line(run, 'warn', { complaint }, 'retry.undecided'))
+    return delayMs
   }
 
   // What a context may ask for.
@@ -268,8 +289,12 @@ export class InlineLane implements ContextHost {
   }
 
   log(run: JobRun, level: LogLevel, facts: Record<string, unknown>, event: string): void {
+    this.#say(run, this.#line(run, level, facts, event))
+  }
+
+  #line(run: JobRun, level: LogLevel, facts: Record<string, unknown>, event: string): Report {
     const bytes = Buffer.from(logText(level, facts, event))
-    this.#say(run, (sink) => sink.log(this.#number, run.slot, run.generation, bytes, 0, bytes.length))
+    return (sink) => sink.log(this.#number, run.slot, run.generation, bytes, 0, bytes.length)
   }
 
   #say(run: JobRun, report: Report): boolean {

@@ -43,7 +43,10 @@ export interface ReportSink {
     start: number,
     end: number,
   ): void
-  /** The bytes are an error as JSON: { code, type, message, stack?, details? }, at most 16 KiB. */
+  /**
+   * The bytes are an error as JSON: { code, type, message, stack?, details? }, at most 16 KiB. decidedMs: the delay that
+   * the task's own function decided, below 0 for no further attempt; null when none was asked.
+   */
   failed(
     lane: number,
     slot: number,
@@ -54,6 +57,7 @@ export interface ReportSink {
     bytes: Uint8Array,
     start: number,
     end: number,
+    decidedMs: number | null,
   ): void
   /**
    * The handler is about to complete the job in a transaction of its own. Told before it can, and followed by one of the

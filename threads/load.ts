@@ -60,7 +60,7 @@ export function describeTask(task: TaskDefinition, file: string): TaskInfo {
     graceMs: task.graceMs ?? 5_000,
     heartbeatMs: task.heartbeatMs ?? null,
     concurrency: task.concurrency ?? 1,
-    retry: task.retry ?? RETRY_DEFAULT,
+    retry: typeof task.retry === 'object' ? task.retry : RETRY_DEFAULT, // a function stays in the thread
     inline: task.inline ?? false,
   }
 }

@@ -24,6 +24,8 @@ const HEARTBEAT = 4
 const PROGRESS = 5
 const LOG = 6
 const COMPLETING = 7
+/** Precedes FAILED, with a delay in the place of the wall time: what the task decided; below 0: no further attempt. */
+const DECIDED = 8
 const KIND_MASK = 0xff
 /** The bytes came, or come, by the bulk port. */
 const BULK = 0x100
@@ -188,7 +190,21 @@ export class ReportWriter {
     this.#text(COMPLETED, slot, generation, startedAtMs, ranMs, text)
   }
 
-  failed(slot: number, generation: number, startedAtMs: number, ranMs: number, retryable: boolean, text: string): void {
+  /** `decidedMs`: what the task decided of a further attempt; below 0: none. Null: nobody was asked. */
+  failed(
+    slot: number,
+    generation: number,
+    startedAtMs: number,
+    ranMs: number,
+    retryable: boolean,
+    text: string,
+    decidedMs: number | null,
+  ): void {
+    if (decidedMs !== null) {
+      const place = this.#reserve(BODY_BYTES)
+      this.#head(place, slot, generation, decidedMs, 0)
+      this.#ring.publish(DECIDED, BODY_BYTES)
+    }
     this.#text(retryable ? FAILED | RETRYABLE : FAILED, slot, generation, startedAtMs, ranMs, text)
   }
 
@@ -278,6 +294,8 @@ export class ReportReader implements RecordVisitor {
   /** Counts completed and failed: the jobs that are no longer outstanding. */
   finished = 0
   sink: ReportSink | null = null
+  /** What a task decided of the failure that comes next, and of which; a thread may end between the two. */
+  #decided = { slot: -1, generation: 0, delayMs: 0 }
 
   constructor(lane: number, memory: LaneMemory, bulk: MessagePort) {
     this.#lane = lane
@@ -302,9 +320,17 @@ export class ReportReader implements RecordVisitor {
         const from = kind & BULK ? 0 : start + BODY_BYTES
         const to = kind & BULK ? bytes.length : end
         if ((kind & KIND_MASK) === COMPLETED) sink.completed(this.#lane, slot, generation, atMs, ranMs, bytes, from, to)
-        else sink.failed(this.#lane, slot, generation, atMs, ranMs, (kind & RETRYABLE) !== 0, bytes, from, to)
+        else {
+          const decided = this.#decided
+          const decidedMs = decided.slot === slot && decided.generation === generation ? decided.delayMs : null
+          const retryable = (kind & RETRYABLE) !== 0
+          sink.failed(this.#lane, slot, generation, atMs, ranMs, retryable, bytes, from, to, decidedMs)
+        }
         return
       }
+      case DECIDED:
+        this.#decided = { slot, generation, delayMs: atMs }
+        return
       case HEARTBEAT:
         sink.heartbeat(this.#lane, slot, generation, atMs)
         return

@@ -57,8 +57,10 @@ function movedSink(machine: Machine, sink: ReportSink): ReportSink {
     started: (lane, slot, generation, atMs) => sink.started(lane, slot, generation, machine.at(atMs)),
     completed: (lane, slot, generation, atMs, ranMs, bytes, start, end) =>
       sink.completed(lane, slot, generation, machine.at(atMs), lasted(atMs, ranMs), bytes, start, end),
-    failed: (lane, slot, generation, atMs, ranMs, retryable, bytes, start, end) =>
-      sink.failed(lane, slot, generation, machine.at(atMs), lasted(atMs, ranMs), retryable, bytes, start, end),
+    failed: (lane, slot, generation, atMs, ranMs, retryable, bytes, start, end, decidedMs) => {
+      const ran = lasted(atMs, ranMs)
+      sink.failed(lane, slot, generation, machine.at(atMs), ran, retryable, bytes, start, end, decidedMs)
+    },
     completing: (lane, slot, generation) => sink.completing(lane, slot, generation),
     heartbeat: (lane, slot, generation, atMs) => sink.heartbeat(lane, slot, generation, machine.at(atMs)),
     progress: (lane, slot, generation, bytes, start, end) => sink.progress(lane, slot, generation, bytes, start, end),

@@ -3,6 +3,7 @@
 
 import { EngineError, ERROR_CODES, type ErrorCode, messageOf } from '../engine/base/errors.ts'
 import { JSON_DEPTH_MAX } from '../engine/base/limits.ts'
+import type { RetryDecision } from '../engine/base/retry-policy.ts'
 
 const PROGRESS_BYTES_MAX = 16 * 1024
 const LOG_BYTES_MAX = 8 * 1024
@@ -95,6 +96,32 @@ export function errorText(thrown: unknown, fallback: ErrorCode = 'TASK_THREW', i
     )
   if (Object.keys(details).length > 0) error.details = details
   return { text: JSON.stringify(error), retryable: retry !== false && ERROR_CODES[code].retry }
+}
+
+/** What a task's own function answers about a further attempt. */
+export interface Decided {
+  /** Below 0: none. Null: the default policy counts. */
+  readonly delayMs: number | null
+  /** Why the function does not count. */
+  readonly complaint: string | null
+}
+
+/** Asks a task's function what follows this failure. Whatever it does, the job goes on. */
+export function decide(decision: RetryDecision, attempt: number, thrown: unknown): Decided {
+  let answer: unknown
+  try {
+    answer = decision(attempt, thrown)
+  } catch (error) {
+    const shown = textOf(() => String(error))
+    return { delayMs: null, complaint: `retry threw: ${cut(shown, 500)}` }
+  }
+  if (answer === false) return { delayMs: -1, complaint: null }
+  if (typeof answer === 'number' && answer >= 0 && answer < Number.POSITIVE_INFINITY)
+    return { delayMs: answer, complaint: null }
+  // a promise that is rejected later belongs to nobody
+  if (answer instanceof Promise) answer.catch(() => {})
+  const shown = typeof answer === 'number' ? `${answer}` : kindOf(answer)
+  return { delayMs: null, complaint: `retry must answer milliseconds from 0, or false, and answered ${shown}` }
 }
 
 /**

@@ -16,6 +16,7 @@ import { systemClock } from '../engine/base/clock.ts'
 import { type ErrorCode, messageOf } from '../engine/base/errors.ts'
 import type { ForeignClient } from '../engine/base/foreign-client.ts'
 import { PAYLOAD_SEPARATOR } from '../engine/base/limits.ts'
+import type { RetryDecision } from '../engine/base/retry-policy.ts'
 import type { Json, TaskDefinition } from '../engine/base/task.ts'
 import { type CompletionNeeds, completeWithin } from './completion.ts'
 import { abortError, type ContextHost, JobContext, JobRun, type LogLevel } from './context.ts'
@@ -23,7 +24,7 @@ import type { AbortReason, FeedPiece } from './lanes.ts'
 import { ASLEEP, type LaneMemory, LOAD_STEP, LOADING_FILE, openLaneMemory, THREAD_ID, takeOne } from './layout.ts'
 import { loadTasks } from './load.ts'
 import { type LaneArgs, ReportWriter, type ToMain, type ToThread, unpackPieces } from './messages.ts'
-import { errorText, logText, parsePayload, plainError, progressText, resultText } from './outcome.ts'
+import { decide, errorText, logText, parsePayload, plainError, progressText, resultText } from './outcome.ts'
 import { RingWriter } from './ring.ts'
 
 /** Consecutive jobs run this long before the thread looks at its timers and at messages of main. */
@@ -47,6 +48,8 @@ const HEAP_SHARE_MAX = 0.75
 interface Entry {
   readonly run: (payload: unknown, ctx: JobContext) => unknown
   readonly concurrency: number
+  /** The task's own word about further attempts. */
+  readonly decision: RetryDecision | null
   running: number
   /** How long the last one took: decides whether waiting reports are announced before the next one begins. */
   lastRanMs: number
@@ -333,9 +336,20 @@ class Lane implements ContextHost {
   #fail(run: JobRun, entry: Entry | null, thrown: unknown, forced?: ErrorCode): void {
     if (run.isReported) return
     const error = errorText(thrown, forced ?? 'TASK_THREW', forced !== undefined)
+    const decidedMs = error.retryable ? this.#decide(run, entry, thrown) : null
+    if (run.isReported) return // the function that was asked let an error escape
     const ranMs = this.#finish(run, entry)
-    this.#reports.failed(run.slot, run.generation, run.startedAtMs, ranMs, error.retryable, error.text)
+    this.#reports.failed(run.slot, run.generation, run.startedAtMs, ranMs, error.retryable, error.text, decidedMs)
     this.#announce(run)
+  }
+
+  #decide(run: JobRun, entry: Entry | null, thrown: unknown): number | null {
+    const { attempt, maxAttempts } = run.piece
+    const decision = entry?.decision ?? null
+    if (decision === null || attempt >= maxAttempts) return null
+    const { delayMs, complaint } = this.#owner.run(run, decide, decision, attempt, thrown)
+    if (complaint !== null) this.log(run, 'warn', { complaint }, 'retry.undecided')
+    return delayMs
   }
 
   /** Takes a job off the books; returns how long it ran. */
@@ -498,7 +512,9 @@ class Lane implements ContextHost {
 }
 
 function entryOf(task: TaskDefinition): Entry {
-  return { run: (payload, ctx) => task.run(payload, ctx), concurrency: task.concurrency ?? 1, running: 0, lastRanMs: 0 }
+  const { concurrency = 1, retry } = task
+  const decision = typeof retry === 'function' ? retry : null
+  return { run: (payload, ctx) => task.run(payload, ctx), concurrency, decision, running: 0, lastRanMs: 0 }
 }
 
 function isThenable(value: unknown): value is PromiseLike<unknown> {

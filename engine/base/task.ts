@@ -5,29 +5,12 @@ import { EngineError } from './errors.ts'
 import type { ForeignClient } from './foreign-client.ts'
 import { GROUP_LIMIT_MAX, MAX_ATTEMPTS_MAX, NAME_CHARS_MAX } from './limits.ts'
 import type { Log } from './log.ts'
+import { type RetryDecision, type RetryPolicy, wrongInRetry } from './retry-policy.ts'
+
+export type { RetryDecision, RetryPolicy }
 
 /** Anything that survives JSON. */
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json | undefined }
-
-/**
- * How long to wait before the next attempt. The delay after the k-th failed attempt (k from 1) is
- * - `exponential`: min(maxMs, initialMs * factor^(k-1)), defaults 1,000 ms, factor 2, at most 300,000 ms;
- * - `fixed`: delayMs;
- * - `table`: delaysMs[k-1], the last entry for every later one;
- * - `none`: no further attempt.
- * `jitter` (0 to 1, default 0) spreads the delay evenly over [delay * (1 - jitter), delay].
- */
-export type RetryPolicy =
-  | {
-      readonly kind: 'exponential'
-      readonly initialMs?: number
-      readonly factor?: number
-      readonly maxMs?: number
-      readonly jitter?: number
-    }
-  | { readonly kind: 'fixed'; readonly delayMs: number; readonly jitter?: number }
-  | { readonly kind: 'table'; readonly delaysMs: readonly number[]; readonly jitter?: number }
-  | { readonly kind: 'none' }
 
 /** What a handler knows of its job and may do meanwhile. */
 export interface TaskContext {
@@ -80,7 +63,8 @@ export interface TaskOptions {
   readonly graceMs?: number
   /** When set, an attempt that calls neither heartbeat() nor progress() for three of these intervals is ended. */
   readonly heartbeatMs?: number
-  readonly retry?: RetryPolicy
+  /** What follows a failed attempt: a policy, or a function that decides. Default: exponential, from 1 s to 300 s. */
+  readonly retry?: RetryPolicy | RetryDecision
   /** Group of its jobs where the enqueue names none. With `groupLimit` it limits the task over all nodes. Default none. */
   readonly group?: string
   /** Jobs of a group that may be held at a time, over all nodes, where the enqueue does not say: 1 to 1,000. Default 1. */
@@ -146,6 +130,8 @@ function checkTask(task: TaskDefinition<string, never, unknown>): void {
     !(typeof task.group === 'string' && task.group.length >= 1 && task.group.length <= NAME_CHARS_MAX)
   )
     refuse('group', `1 to ${NAME_CHARS_MAX} characters`, task.group)
+  const wrong = task.retry === undefined || typeof task.retry === 'function' ? null : wrongInRetry(task.retry)
+  if (wrong !== null) refuse(wrong.field, wrong.rule, wrong.value)
   whole('groupLimit', task.groupLimit, 1, GROUP_LIMIT_MAX)
   if (task.onRetry !== undefined && task.onRetry !== 'block' && task.onRetry !== 'skip')
     refuse('onRetry', "'block' or 'skip'", task.onRetry)

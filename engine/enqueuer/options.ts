@@ -12,7 +12,8 @@ import {
   PRIORITY_MAX,
   PRIORITY_MIN,
 } from '../base/limits.ts'
-import type { Json, RetryPolicy } from '../base/task.ts'
+import { type RetryPolicy, wrongInRetry } from '../base/retry-policy.ts'
+import type { Json } from '../base/task.ts'
 import { jsonText } from './payload.ts'
 
 export interface EnqueueOptions {
@@ -201,35 +202,8 @@ function metaText(meta: unknown = {}, trace: Readonly<Record<string, Json>> | nu
 }
 
 function retryText(retry: RetryPolicy): string {
-  const policy = retry as {
-    kind?: unknown
-    jitter?: unknown
-    delayMs?: unknown
-    delaysMs?: unknown
-    initialMs?: unknown
-    factor?: unknown
-    maxMs?: unknown
-  }
-  const ms = (field: string, value: unknown) => {
-    if (value !== undefined && !(typeof value === 'number' && value >= 0 && value <= DELAY_MS_MAX))
-      refuse(`retry.${field}`, 'milliseconds from 0 to ten years', value)
-  }
-  if (!['exponential', 'fixed', 'table', 'none'].includes(policy.kind as string))
-    refuse('retry.kind', "'exponential', 'fixed', 'table' or 'none'", policy.kind)
-  if (policy.kind === 'fixed' && policy.delayMs === undefined) refuse('retry.delayMs', 'given', policy.delayMs)
-  if (
-    policy.kind === 'table' &&
-    !(Array.isArray(policy.delaysMs) && policy.delaysMs.length > 0 && policy.delaysMs.length <= 1_000)
-  )
-    refuse('retry.delaysMs', 'a list of 1 to 1,000 delays', policy.delaysMs)
-  if (policy.jitter !== undefined && !(typeof policy.jitter === 'number' && policy.jitter >= 0 && policy.jitter <= 1))
-    refuse('retry.jitter', 'from 0 to 1', policy.jitter)
-  if (policy.factor !== undefined && !(typeof policy.factor === 'number' && policy.factor >= 1 && policy.factor <= 100))
-    refuse('retry.factor', 'from 1 to 100', policy.factor)
-  ms('delayMs', policy.delayMs)
-  ms('initialMs', policy.initialMs)
-  ms('maxMs', policy.maxMs)
-  for (const delay of Array.isArray(policy.delaysMs) ? policy.delaysMs : []) ms('delaysMs', delay)
+  const wrong = wrongInRetry(retry)
+  if (wrong !== null) refuse(wrong.field, wrong.rule, wrong.value)
   return JSON.stringify(retry)
 }
 

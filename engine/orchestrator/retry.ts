@@ -1,7 +1,7 @@
 // Whether and when a job is tried again. Pure: the caller gives the policy, the counts and the dice.
 
 import { DELAY_MS_MAX } from '../base/limits.ts'
-import type { RetryPolicy } from '../base/task.ts'
+import type { RetryPolicy } from '../base/retry-policy.ts'
 
 /** Answer of delayMs() and retryDelayMs(): no further attempt. */
 export const NO_RETRY = -1
@@ -15,7 +15,7 @@ export const PATIENT: RetryPolicy = { kind: 'exponential', initialMs: 5_000, fac
 
 /**
  * Milliseconds from the end of the k-th failed attempt to the next one, whole; NO_RETRY when the policy knows none.
- * The formulas stand at RetryPolicy (engine/base/task.ts).
+ * The formulas stand at RetryPolicy (engine/base/retry-policy.ts).
  * @param random a number in [0, 1); only read when the policy has jitter.
  */
 export function delayMs(policy: RetryPolicy, failedAttempts: number, random: () => number): number {

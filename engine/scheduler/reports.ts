@@ -3,7 +3,7 @@
 // late, counted, and changes nothing.
 
 import type { LaneLost, ReportSink } from '../../threads/lanes.ts'
-import type { RetryPolicy } from '../base/task.ts'
+import type { RetryPolicy } from '../base/retry-policy.ts'
 import { retryDelayMs } from '../orchestrator/retry.ts'
 import { NO_SLOT } from '../orchestrator/slots.ts'
 import { EVENT, OUTCOME, STATE } from '../orchestrator/states.ts'
@@ -84,6 +84,7 @@ export class Reports implements ReportSink {
     bytes: Uint8Array,
     start: number,
     end: number,
+    decidedMs: number | null,
   ): void {
     const jobs = this.#jobs
     if (this.#isLate(slot, generation)) return
@@ -93,12 +94,13 @@ export class Reports implements ReportSink {
       return
     }
     const flags = jobs.slots.flags[slot]!
+    const endedAtMs = startedAtMs + Math.round(ranMs)
     if (flags & FLAG.timeout)
-      this.#charge(slot, OUTCOME.timedOut, 'TASK_TIMED_OUT', true, startedAtMs + Math.round(ranMs), bytes, start, end)
+      this.#charge(slot, OUTCOME.timedOut, 'TASK_TIMED_OUT', true, endedAtMs, bytes, start, end, decidedMs)
     else if (flags & FLAG.stop) this.#release(slot)
     else {
       const code = codeIn(bytes, start, end)
-      this.#charge(slot, OUTCOME.failed, code, retryable, startedAtMs + Math.round(ranMs), bytes, start, end)
+      this.#charge(slot, OUTCOME.failed, code, retryable, endedAtMs, bytes, start, end, decidedMs)
     }
   }
 
@@ -201,7 +203,7 @@ export class Reports implements ReportSink {
       return
     }
     const { chunk } = holding
-    const delayMs = retryDelayMs(policyOf(holding), chunk.attempt, chunk.maxAttempts, true, this.#random)
+    const delayMs = retryDelayMs(policyOf(holding, null), chunk.attempt, chunk.maxAttempts, true, this.#random)
     const jobId = jobs.slots.id[slot]!
     const { leaseId, run } = chunk
     const otherwise = delayMs < 0 ? 'dead' : 'retried'
@@ -265,12 +267,14 @@ export class Reports implements ReportSink {
     bytes: Uint8Array,
     start: number,
     end: number,
+    decidedMs: number | null = null,
   ): void {
     const jobs = this.#jobs
     const { slots } = jobs
     const holding = slots.ref[slot]!
     const { chunk } = holding
-    const delayMs = retryDelayMs(policyOf(holding), chunk.attempt, chunk.maxAttempts, retryable, this.#random)
+    const policy = policyOf(holding, decidedMs)
+    const delayMs = retryDelayMs(policy, chunk.attempt, chunk.maxAttempts, retryable, this.#random)
     const timedOut = outcome === OUTCOME.timedOut
     const otherwise = delayMs < 0 ? 'dead' : 'retried'
     if (!this.#doubts(slot, otherwise, timedOut, bytes, start, end)) this.#count(otherwise, timedOut)
@@ -355,7 +359,8 @@ const NOT_COMMITTED = errorBytes(
   'the handler called ctx.complete and returned, but the transaction of that call was not committed',
 )
 
-function policyOf(holding: Holding): RetryPolicy {
+/** The policy of the enqueue goes before the decision of the task, and that before its policy. */
+function policyOf(holding: Holding, decidedMs: number | null): RetryPolicy {
   const { retry } = holding.chunk
   if (retry !== null) {
     try {
@@ -364,6 +369,7 @@ function policyOf(holding: Holding): RetryPolicy {
       // written by somebody past the enqueuer; the task's own policy is the next best
     }
   }
+  if (decidedMs !== null) return decidedMs < 0 ? { kind: 'none' } : { kind: 'fixed', delayMs: decidedMs }
   return holding.task.info?.retry ?? DEFAULT_POLICY
 }
 

@@ -146,7 +146,7 @@ export class FakeLanes implements Lanes {
     const startedAtMs = this.#clock.wallMs() - ranMs
     const bytes = encoder.encode(`##{"code":"${code}","type":"Error","message":"no"}`)
     this.lanes[lane]!.reports.push((sink) =>
-      sink.failed(lane, job.slot, job.generation, startedAtMs, ranMs, retryable, bytes, 2, bytes.length),
+      sink.failed(lane, job.slot, job.generation, startedAtMs, ranMs, retryable, bytes, 2, bytes.length, null),
     )
   }
 

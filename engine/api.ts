@@ -87,6 +87,7 @@ export interface Engine<Tasks = Registry> extends Producer<Tasks> {
 
 /** Settings that can be changed while an engine runs. */
 export const RUNTIME_SETTINGS = [
+  'threads',
   'queues',
   'queueConcurrency',
   'claimJobsMax',
@@ -141,6 +142,8 @@ export interface EngineStats {
   /** Jobs in memory, and those of them that run now. */
   readonly held: number
   readonly running: number
+  /** Threads that are up, also those that finish their last jobs before they end. */
+  readonly threads: number
   /** Due until started, in ms. */
   readonly waitMs: Spread
   /** Started until ended, in ms. */

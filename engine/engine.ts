@@ -112,6 +112,7 @@ class MillraceEngine extends Access {
   #retention!: Retention
   #listener: Listener | null = null
   readonly inbox: Inbox<Message>
+  #isInline = false
   #rejoining = false
   #idle: (() => void)[] = []
   #taskByName = new Map<string, TaskDefaults>()
@@ -165,6 +166,7 @@ class MillraceEngine extends Access {
       this.#retention.start()
       this.#listen()
       this.#life = 'running'
+      this.#resize() // it may have been changed meanwhile
     } catch (error) {
       this.#life = 'stopped'
       const deadline = new Deadline(this.machineClock, KILL_MS)
@@ -188,11 +190,12 @@ class MillraceEngine extends Access {
   }
 
   #buildPool({ modules, inline }: TaskFiles): void {
-    const { threads, ringBytes, threadHeapMb, resultBytesMax, loadTimeoutMs, recycleAfterJobs } = this.settings
+    const { ringBytes, threadHeapMb, resultBytesMax, loadTimeoutMs, recycleAfterJobs } = this.settings
     if (inline.length > 0)
       this.log.warn({ tasks: inline.map((task) => task.name), cost: INLINE_COST }, 'engine.inline_tasks')
+    this.#isInline = modules.length === 0
     this.#pool = new ThreadPool({
-      threads: modules.length === 0 ? 1 : threads, // the one that inline tasks alone need never runs any
+      threads: this.#threads(),
       modules,
       inline,
       ringBytes,
@@ -209,6 +212,11 @@ class MillraceEngine extends Access {
     })
   }
 
+  /** Lanes that there should be. The one that inline tasks alone need never runs any. */
+  #threads(): number {
+    return this.#isInline ? 1 : this.settings.threads
+  }
+
   #build(): void {
     const { clock, machineClock, log, settings, store } = this
     this.#expiry = new Expiry({ log, expireDue: (chunks) => store.expireDue(chunks) })
@@ -217,6 +225,7 @@ class MillraceEngine extends Access {
         clock: machineClock,
         log,
         store,
+        threads: () => settings.threads,
         onFenced: (reason) => this.#fenced(reason),
         onCancels: () => this.#cancels?.ask(),
         onOverdue: () => this.#expiry.sweep(),
@@ -488,8 +497,14 @@ class MillraceEngine extends Access {
     Object.assign(this.settings, values)
     this.log.info({ ...changes }, 'engine.configured')
     if (this.#life !== 'running') return
+    if (changes.threads !== undefined) this.#resize()
     this.#claimer.changed()
     this.#scheduler.wake()
+  }
+
+  #resize(): void {
+    this.#pool.resize(this.#threads())
+    this.#scheduler.lanesChanged()
   }
 
   // ------------------------------------------------------------------ looking
@@ -515,6 +530,7 @@ class MillraceEngine extends Access {
       rescuedJobs: this.#node.counts.rescuedJobs,
       held: scheduler.held,
       running: scheduler.running,
+      threads: this.#pool.threadsUp,
       waitMs: spread(wait),
       runMs: spread(run),
       occurrences: this.#cron.counts.enqueued,
@@ -645,6 +661,7 @@ const NO_STATS: EngineStats = {
   rescuedJobs: 0,
   held: 0,
   running: 0,
+  threads: 0,
   waitMs: NO_SPREAD,
   runMs: NO_SPREAD,
   occurrences: 0,

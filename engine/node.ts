@@ -23,6 +23,7 @@ export interface NodeNeeds {
     beat(
       nodeId: number,
       state: 'live' | 'quiet',
+      threads: number,
     ): Promise<{ alive: boolean; silent: number[]; cancels: boolean; overdue: boolean }>
     rescue(
       nodeId: number,
@@ -32,6 +33,8 @@ export interface NodeNeeds {
     leave(nodeId: number): Promise<boolean>
     nodesOf(machine: string): Promise<{ id: number; pid: number }[]>
   }
+  /** Threads that it is to have; said with every beat. */
+  threads(): number
   /** We were declared dead, or could not renew in time: everything held must be dropped, unreported. */
   onFenced(reason: string): void
   /** Somebody asks this node to end a job. */
@@ -46,7 +49,6 @@ export interface NodeSettings {
   readonly nodeHeartbeatMs: number
   readonly nodeLimitMs: number
   readonly rescuesMax: number
-  readonly threads: number
   readonly version: string
 }
 
@@ -93,8 +95,8 @@ export class Node {
 
   /** Registers a fresh row; also after having been fenced. */
   async join(): Promise<void> {
-    const { clock, store } = this.#needs
-    const { nodeLimitMs, threads, version } = this.#settings
+    const { clock, store, threads } = this.#needs
+    const { nodeLimitMs, version } = this.#settings
     const began = clock.steadyMs()
     const uid = randomUUID()
     this.#id = await store.join({
@@ -103,7 +105,7 @@ export class Node {
       machine: machineId(),
       pid,
       version,
-      threads,
+      threads: threads(),
       limitMs: nodeLimitMs,
     })
     this.#uid = uid
@@ -149,7 +151,7 @@ export class Node {
       this.#fence(`no renewal for ${Math.round(nodeLimitMs * (1 - FENCE_MARGIN))} ms`),
     )
     try {
-      const { alive, silent, cancels, overdue } = await store.beat(id, this.#state)
+      const { alive, silent, cancels, overdue } = await store.beat(id, this.#state, this.#needs.threads())
       this.counts.beats++
       if (this.#fenced || id !== this.#id) return true
       if (!alive) {

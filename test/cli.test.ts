@@ -108,6 +108,7 @@ const STATS: EngineStats = {
   rescuedJobs: 0,
   held: 0,
   running: 0,
+  threads: 1,
   waitMs: { p50: 1, p99: 2 },
   runMs: { p50: 3, p99: 4 },
   occurrences: 0,

@@ -4,22 +4,7 @@ import fc from 'fast-check'
 import { PAYLOAD_SEPARATOR } from '../engine/base/limits.ts'
 import { Holding } from '../engine/scheduler/holding.ts'
 import { TaskState } from '../engine/scheduler/task-state.ts'
-import { type Bench, chunk, schedulerBench, task } from './support/scheduler-fakes.ts'
-
-/** Lets the scheduler learn that a job of the task takes this long. */
-function teach(bench: Bench, name: string, ranMs: number, jobs = 400): void {
-  const { scheduler, lanes, settle, outcomes } = bench
-  const firstId = 1_000_000 + scheduler.stats().arrived
-  scheduler.arrive([chunk(firstId, jobs, { task: name })])
-  settle()
-  while (scheduler.stats().held > 0) {
-    lanes.runAll(ranMs)
-    scheduler.wake()
-    settle()
-  }
-  for (const lane of lanes.lanes) lane.pieces.length = 0
-  outcomes.written.length = 0
-}
+import { chunk, schedulerBench, task, teach } from './support/scheduler-fakes.ts'
 
 test('two jobs and two idle lanes: each gets one', () => {
   const { scheduler, lanes, settle } = schedulerBench()

@@ -84,7 +84,7 @@ test('a change that is wrong changes nothing, and names the setting, its value a
     refused({ claimJobsMax: 100, pollMs: -1 }, 'pollMs')
     refused({ queueConcurrency: { reports: 0 } }, 'queueConcurrency')
     refused({ queueConcurrency: {} }, 'queueConcurrency')
-    refused({ threads: 3 }, 'threads')
+    refused({ heldMax: 3_000 }, 'heldMax')
     made.configure({ pollMs: 30, pollMaxMs: 60 })
     made.configure({ queueConcurrency: null })
   }))

@@ -4,7 +4,7 @@
 //
 //   starting ──loaded──► open ◄──dropped── revoked
 //      │                  │ └──revoke()──────►┘ │
-//      │                  ├──retire──► retiring │      runs down what it was fed, then is replaced
+//      │                  ├──retire──► retiring │      runs down what it was fed, then is replaced, or gone for good
 //      │                  └─────────────┴───────┴──► dying ──thread gone──► dead ──drained──► gone
 //      └──thread gone──► gone                            (kill, crash, exit, end of the pool)
 //
@@ -37,8 +37,12 @@ export class Lane {
   readonly killer = new AbortController()
   phase: LanePhase = 'starting'
   cause: Cause | null = null
+  /** The thread asked to be replaced: it takes nothing more. */
+  isWorn = false
   /** The thread answered `end`: nothing runs in it. */
   isEnded = false
+  /** The thread has not acknowledged the last revoke. */
+  isDropDue = false
   readonly #ring: RingReader
   readonly #reader: ReportReader
   readonly #control: MessagePort

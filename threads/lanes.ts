@@ -107,6 +107,7 @@ export interface Catalog {
 export type AbortReason = 'timeout' | 'cancelled' | 'stopping'
 
 export interface Lanes {
+  /** Lanes that are there to stay, numbered from 0. When it is lowered, those above it finish what they have. */
   readonly count: number
   /** The thread is up, loaded, not about to be replaced, and no revoke waits for its acknowledgement. */
   isOpen(lane: number): boolean

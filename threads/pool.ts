@@ -3,7 +3,7 @@
 // is fed pieces and reports into a ring over 500,000 (2026-11, two cores).
 //
 // It promises: every job that was fed is reported once, or given back once, or named lost once; a thread that dies
-// takes only what it had taken; a file that ends, stops or breaks a thread while it is imported is named in the catalog
+// takes only what it had taken; one that is not wanted any more ends when what it had taken has; a file that ends, stops or breaks a thread while it is imported is named in the catalog
 // and skipped from then on; threads that keep dying without finishing a job are started more and more slowly, and then
 // not at all. It never runs a handler, parses a payload, or decides about retries.
 
@@ -22,7 +22,7 @@ import { describeTask } from './load.ts'
 import type { LaneArgs, ToMain } from './messages.ts'
 
 export interface ThreadPoolOptions {
-  /** Threads, from 1. */
+  /** Threads, from 1, until resize() says otherwise. */
   threads: number
   /** URLs (file://...) of the files that export tasks. */
   modules: readonly string[]
@@ -74,6 +74,8 @@ interface Place {
   /** Ends the wait for a start that takes too long, or before the next start. */
   timer: Timer | null
   isGivenUp: boolean
+  /** It is not wanted any more: what its thread has taken ends, and no other thread begins. */
+  isLeaving: boolean
 }
 
 /** Node has it since 16; the types of TypeScript for ES2023 do not. */
@@ -94,6 +96,8 @@ export class ThreadPool implements Lanes {
   readonly #skip: number[] = []
   readonly #workers = new Set<Worker>()
   readonly #inline: ReadonlyMap<string, TaskDefinition>
+  /** Threads that are wanted. */
+  #wanted: number
   #piscina: Piscina | null = null
   #catalog: Catalog | null = null
   #phase: 'new' | 'starting' | 'up' | 'stopping' | 'stopped' = 'new'
@@ -105,12 +109,18 @@ export class ThreadPool implements Lanes {
 
   constructor(options: ThreadPoolOptions) {
     this.#options = options
+    this.#wanted = options.threads
     // A handler gets whatever JSON was enqueued for it: its own type of payload is its own business.
     this.#inline = new Map((options.inline ?? []).map((task) => [task.name, task as TaskDefinition]))
   }
 
   get count(): number {
-    return this.#options.threads
+    return this.#wanted
+  }
+
+  /** Threads that are up, also those that finish what they have before they end. */
+  get threadsUp(): number {
+    return this.#places.filter(({ lane }) => isLoaded(lane)).length
   }
 
   // Life.
@@ -122,7 +132,8 @@ export class ThreadPool implements Lanes {
   async start(): Promise<Catalog> {
     invariant(this.#phase === 'new', 'a pool is started once')
     this.#phase = 'starting'
-    const { threads, threadHeapMb } = this.#options
+    const { threadHeapMb } = this.#options
+    const threads = this.#wanted
     const piscina = new Piscina({
       filename: new URL('./lane-entry.cjs', import.meta.url).href,
       minThreads: threads,
@@ -138,18 +149,23 @@ export class ThreadPool implements Lanes {
     const up = new Promise<Catalog>((resolve, reject) => {
       this.#started = { resolve, reject }
     })
-    for (let number = 0; number < threads; number++) {
-      this.#places.push({
-        lane: this.#begin(number),
-        inline: this.#inlineLane(number),
-        failedStarts: 0,
-        openedSteadyMs: 0,
-        timer: null,
-        isGivenUp: false,
-      })
-      this.#watchLoading(this.#places[number]!)
-    }
+    for (let number = 0; number < threads; number++) this.#addPlace()
     return up
+  }
+
+  /**
+   * From now on so many threads are wanted, from 1. The first lanes stay: a lane that is wanted and not there begins, one
+   * that is not wanted is closed at once and ends when it holds nothing. What it was fed and has not taken stays with it
+   * until revoke(). Only a pool that is up changes.
+   */
+  resize(threads: number): void {
+    if (this.#phase !== 'up' || threads === this.#wanted) return
+    this.#wanted = threads
+    for (const place of this.#places.slice(threads)) if (!place.isLeaving) this.#leave(place)
+    this.#limitThreads()
+    for (const place of this.#places.slice(0, threads)) if (place.isLeaving) this.#stay(place)
+    while (this.#places.length < threads) this.#addPlace()
+    this.#forgetPlaces()
   }
 
   /** Nothing to do: a pool takes only what it is fed. */
@@ -193,7 +209,7 @@ export class ThreadPool implements Lanes {
   // Lanes.
 
   isOpen(lane: number): boolean {
-    return this.#at(lane).lane.phase === 'open'
+    return this.#places[lane]?.lane.phase === 'open'
   }
 
   feed(number: number, pieces: readonly FeedPiece[]): void {
@@ -218,6 +234,7 @@ export class ThreadPool implements Lanes {
     const slots = lane.takeBack()
     if (slots.length > 0) {
       if (lane.phase === 'open') lane.phase = 'revoked'
+      lane.isDropDue = true
       lane.send({ kind: 'revoke' })
     }
     if (inline.outstanding > 0) slots.push(...inline.takeBack())
@@ -256,6 +273,7 @@ export class ThreadPool implements Lanes {
       else if (lane.phase === 'retiring' && outstandingOf(place) === 0) this.#replace(place)
     }
     if (count > 0) this.#drainFrom = (this.#drainFrom + 1) % count // so that a limit favours no lane
+    if (count > this.#wanted && this.#phase === 'up') this.#forgetPlaces()
     return handled
   }
 
@@ -282,6 +300,58 @@ export class ThreadPool implements Lanes {
       if (this.#phase !== 'stopped') this.#options.onDoorbell()
     })
     return true
+  }
+
+  // How many threads.
+
+  #addPlace(): void {
+    const number = this.#places.length
+    const place: Place = {
+      lane: this.#begin(number),
+      inline: this.#inlineLane(number),
+      failedStarts: 0,
+      openedSteadyMs: 0,
+      timer: null,
+      isGivenUp: false,
+      isLeaving: false,
+    }
+    this.#places.push(place)
+    this.#watchLoading(place)
+  }
+
+  #leave(place: Place): void {
+    const { lane } = place
+    place.isLeaving = true
+    if (lane.phase === 'starting') this.#endStarting(lane)
+    if (lane.phase === 'gone') this.#restart(place, false)
+    if (lane.phase !== 'open' && lane.phase !== 'revoked') return // it goes already, and nothing follows it
+    lane.phase = 'retiring'
+    if (outstandingOf(place) === 0 && !hasReports(place)) this.#replace(place)
+  }
+
+  /** It is wanted again: goes on with its thread when that has not been ended, begins another otherwise. */
+  #stay(place: Place): void {
+    const { lane } = place
+    place.isLeaving = false
+    place.failedStarts = 0
+    place.isGivenUp = false
+    if (lane.phase === 'gone') this.#restart(place, false)
+    if (lane.phase !== 'retiring' || lane.isWorn) return
+    lane.phase = lane.isDropDue ? 'revoked' : 'open'
+    if (lane.phase === 'open') this.#options.onOpen(lane.number)
+  }
+
+  /** Piscina makes no thread in the place of one that leaves, and keeps those that have not left yet. */
+  #limitThreads(): void {
+    const { options } = this.#piscina!
+    options.minThreads = this.#wanted
+    options.maxThreads = Math.max(this.#wanted, this.#places.length)
+  }
+
+  /** Of places at the end that have left for good nothing is kept. */
+  #forgetPlaces(): void {
+    while (this.#places.length > this.#wanted && this.#places.at(-1)!.lane.phase === 'gone') this.#places.pop()
+    this.#limitThreads()
   }
 
   // The life of one thread.
@@ -345,11 +415,13 @@ export class ThreadPool implements Lanes {
         if (lane.phase === 'starting') this.#onLoaded(place, message.catalog)
         return
       case 'dropped':
+        lane.isDropDue = false
         if (lane.phase !== 'revoked') return
         lane.phase = 'open'
         this.#options.onOpen(lane.number)
         return
       case 'retire':
+        lane.isWorn = true
         if (lane.phase !== 'open' && lane.phase !== 'revoked') return
         log.info({ lane: lane.number, why: message.why }, 'thread.recycled')
         lane.phase = 'retiring'
@@ -493,7 +565,7 @@ export class ThreadPool implements Lanes {
     if (!isOver || !wasIdle) this.#options.onLost({ lane: lane.number, code, message, notTaken })
   }
 
-  /** A retiring lane has run down: a fresh thread takes its place, and nobody lost anything. */
+  /** A retiring lane has run down: a fresh thread takes its place if it is wanted, and nobody lost anything. */
   #replace(place: Place): void {
     const { lane } = place
     lane.phase = 'gone'
@@ -508,6 +580,7 @@ export class ThreadPool implements Lanes {
     const number = place.lane.number
     place.timer?.cancel()
     place.timer = null
+    if (place.isLeaving) return
     if (isFailure) place.failedStarts++
     if (place.failedStarts >= FAILED_STARTS_MAX) {
       place.isGivenUp = true

@@ -27,7 +27,8 @@ const PEEK_MS = 20
 const UNKNOWN_MS = 2 * BATCH_MS
 
 export class Dispatcher {
-  readonly lanes: readonly LaneState[]
+  /** Of all numbers that lanes have had: those beyond the lanes of now stay, for they may come back. */
+  readonly lanes: LaneState[] = []
   /** Steady time at which a lane may be stuck, or have begun something without a word. */
   nextStealMs = Number.POSITIVE_INFINITY
   readonly #slots: Slots<Holding>
@@ -53,8 +54,21 @@ export class Dispatcher {
     this.#pool = pool
     this.#onExpired = onExpired
     this.#onBack = onBack
-    this.lanes = Array.from({ length: pool.count }, (_, index) => new LaneState(index))
+    this.resize()
     this.#asked = this.lanes[0]!
+  }
+
+  /** Lanes that are there to stay. */
+  get staying(): number {
+    return this.#pool.count
+  }
+
+  /** The number of lanes may have changed: begins with new ones, and feeds those no more that leave. */
+  resize(): LaneState[] {
+    const { count } = this.#pool
+    while (this.lanes.length < count) this.lanes.push(new LaneState(this.lanes.length))
+    for (const lane of this.lanes) lane.isLeaving = lane.index >= count
+    return this.lanes.slice(count)
   }
 
   /** Feeds lanes until they are full or nothing fits; `alone` are slots that must run by themselves. Returns jobs fed. */
@@ -361,7 +375,7 @@ export class Dispatcher {
         if (this.#pool.isOpen(lane.index)) return
         continue
       }
-      if (lane.mode === MODE.alone) continue
+      if (lane.mode === MODE.alone || lane.isLeaving) continue
       if (least === null || lane.expectedMs < least.expectedMs) least = lane
     }
     if (least !== null) least.reservedFor = wanted

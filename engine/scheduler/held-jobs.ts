@@ -92,7 +92,7 @@ export class HeldJobs {
       (span) => this.#expire(span),
       (holding, from, to) => this.#wait(holding, from, to, to - from),
     )
-    this.suspects = new Suspects(this.slots, needs.lanes.count, needs.settings.rescuesMax ?? RESCUES_MAX, {
+    this.suspects = new Suspects(this.slots, () => this.dispatcher.staying, needs.settings.rescuesMax ?? RESCUES_MAX, {
       mark: (jobs) => needs.markRunning(jobs),
       settled: needs.settled === undefined ? null : () => needs.settled!(),
       onMarked: onChange,
@@ -227,6 +227,12 @@ export class HeldJobs {
     return tasks.length
   }
 
+  /** The number of lanes has changed: what those that leave have not taken waits again, for the others. */
+  lanesChanged(): void {
+    for (const lane of this.dispatcher.resize())
+      if (lane.outstanding > 0) this.dispatcher.takeBack(lane, this.now.steadyMs)
+  }
+
   /** Feeds the lanes. */
   dispatch(): number {
     const { suspects } = this
@@ -350,7 +356,7 @@ export class HeldJobs {
   releaseSurplus(afterMs: number): number {
     const { now, pending } = this
     let released = 0
-    let allowedMs = this.dispatcher.lanes.length * afterMs
+    let allowedMs = this.dispatcher.staying * afterMs
     for (const group of [...pending.groups]) {
       const { task } = group
       const costMs = task.known ? task.costMs : afterMs

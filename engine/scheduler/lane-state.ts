@@ -28,6 +28,8 @@ export class LaneState {
   fedSteadyMs = 0
   /** A shared lane that did not begin what it had a seat for: its thread computes. Over with its next start or end. */
   isDeaf = false
+  /** Its thread ends when it has nothing left; it is fed no more. */
+  isLeaving = false
   /** The job because of which the lane is being killed. */
   guilty = NO_SLOT
   /** Outstanding jobs per shared task. */

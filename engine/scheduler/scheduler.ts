@@ -146,6 +146,13 @@ export class Scheduler {
   /** A lane may be fed again. For the pool. */
   readonly onOpen = (_lane: number): void => this.wake()
 
+  /** There are more lanes, or some leave: what those have not taken waits again, for the others. */
+  lanesChanged(): void {
+    if (!this.#iterating) this.#jobs.now.renew()
+    this.#jobs.lanesChanged()
+    this.wake()
+  }
+
   /** A thread died or was ended; its ring has been drained. For the pool. */
   readonly onLost = (lost: LaneLost): void => {
     if (!this.#iterating) this.#jobs.now.renew()

@@ -29,14 +29,14 @@ export class Suspects {
   readonly ready: Cleared[] = []
   readonly #waiting = new Heap<Span>(spanBefore)
   readonly #slots: Slots<Holding>
-  readonly #lanes: number
+  readonly #lanes: () => number
   readonly #rescuesMax: number
   readonly #needs: SuspectsNeeds
   /** The only suspect that may run now. */
   #last: Cleared | null = null
   #marking = 0
 
-  constructor(slots: Slots<Holding>, lanes: number, rescuesMax: number, needs: SuspectsNeeds) {
+  constructor(slots: Slots<Holding>, lanes: () => number, rescuesMax: number, needs: SuspectsNeeds) {
     this.#slots = slots
     this.#lanes = lanes
     this.#rescuesMax = rescuesMax
@@ -56,7 +56,7 @@ export class Suspects {
     const table = this.#slots
     if (this.#last !== null && table.isCurrent(this.#last.slot, this.#last.generation)) return
     const busy = this.#marking + this.ready.length + alone
-    let room = this.#lanes - busy
+    let room = this.#lanes() - busy
     if (room <= 0) return
     const wasLast = this.#last !== null
     const taken: Cleared[] = []

@@ -535,11 +535,11 @@ export class Store {
    * Renews the node. @returns false when it was declared dead, the ids of other nodes that are silent, whether there is
    * a job that it is asked to end, and whether the time of waiting jobs has passed
    */
-  async beat(nodeId: number, state: 'live' | 'quiet'): Promise<Beat> {
+  async beat(nodeId: number, state: 'live' | 'quiet', threads: number | null = null): Promise<Beat> {
     const rows = await this.session('beat').query<Beat>({
       name: 'beat',
-      text: this.#sql('select alive, silent, cancels, overdue from millrace.node_beat($1, $2)'),
-      values: [nodeId, state],
+      text: this.#sql('select alive, silent, cancels, overdue from millrace.node_beat($1, $2, $3)'),
+      values: [nodeId, state, threads],
     })
     return rows[0]!
   }

@@ -42,14 +42,23 @@ export class FakeLanes implements Lanes {
   readonly lanes: FakeLane[]
   onLost: ((lost: LaneLost) => void) | null = null
   readonly #clock: ManualClock
+  #wanted: number
 
   constructor(count: number, clock: ManualClock) {
+    this.#wanted = count
     this.lanes = Array.from({ length: count }, () => new FakeLane())
     this.#clock = clock
   }
 
   get count(): number {
-    return this.lanes.length
+    return this.#wanted
+  }
+
+  /** Lanes from `count` on take nothing more; those below it are there. */
+  resize(count: number): void {
+    this.#wanted = count
+    while (this.lanes.length < count) this.lanes.push(new FakeLane())
+    for (const [index, lane] of this.lanes.entries()) lane.open = index < count
   }
 
   isOpen(lane: number): boolean {
@@ -166,7 +175,7 @@ export class FakeLanes implements Lanes {
   die(lane: number, code: ErrorCode, message = 'gone'): void {
     const notTaken = this.revoke(lane)
     this.lanes[lane]!.running.length = 0
-    this.lanes[lane]!.open = true
+    this.lanes[lane]!.open = lane < this.#wanted
     this.onLost?.({ lane, code, message, notTaken })
   }
 
@@ -494,4 +503,19 @@ export function chunk(firstId: number, count: number, more: Partial<ClaimedChunk
 
 function text(bytes: Uint8Array, start: number, end: number): string {
   return new TextDecoder().decode(bytes.subarray(start, end))
+}
+
+/** Lets the scheduler learn that a job of the task takes this long. */
+export function teach(bench: Bench, name: string, ranMs: number, jobs = 400): void {
+  const { scheduler, lanes, settle, outcomes } = bench
+  const firstId = 1_000_000 + scheduler.stats().arrived
+  scheduler.arrive([chunk(firstId, jobs, { task: name })])
+  settle()
+  while (scheduler.stats().held > 0) {
+    lanes.runAll(ranMs)
+    scheduler.wake()
+    settle()
+  }
+  for (const lane of lanes.lanes) lane.pieces.length = 0
+  outcomes.written.length = 0
 }

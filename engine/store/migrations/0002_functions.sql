@@ -705,10 +705,10 @@ begin
   return v_id;
 end $$;
 
-create function millrace.node_beat(p_node int, p_state text) returns table (alive boolean, silent int[], cancels boolean, overdue boolean) language plpgsql as $$
+create function millrace.node_beat(p_node int, p_state text, p_threads int default null) returns table (alive boolean, silent int[], cancels boolean, overdue boolean) language plpgsql as $$
 begin
   perform set_config('synchronous_commit', 'off', true);
-  update millrace.node n set seen_at = clock_timestamp(), state = p_state where n.id = p_node;
+  update millrace.node n set seen_at = clock_timestamp(), state = p_state, threads = coalesce(p_threads, n.threads) where n.id = p_node;
   return query select found, (select coalesce(array_agg(n.id), '{}') from millrace.node n
     where n.id <> p_node and n.seen_at < clock_timestamp() - n.limit_ms * interval '1 ms'),
     exists (select from millrace.cancelling k where k.node_id = p_node),

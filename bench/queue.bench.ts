@@ -9,8 +9,7 @@ import pg from 'pg'
 import { systemClock } from '../engine/base/clock.ts'
 import type { EngineOptions } from '../engine/engine.ts'
 import { type Client, createClient, createEngine, type Engine } from '../engine/index.ts'
-import type { Store } from '../engine/store/store.ts'
-import { fill, withStore } from './claim.bench.ts'
+import { fill, fillFast, withStore } from './claim.bench.ts'
 import { type Harness, quantile, type Sample, type Subject } from './harness.ts'
 import { REST_TASK } from './peers/millrace-rest.ts'
 import { monotonicUs, payloads, TASK } from './peers/system.ts'
@@ -153,21 +152,6 @@ function claimSome(server: Server, waiting: number, groups: number): Promise<Sam
     }
     return { p50Ms: quantile(took, 0.5), p95Ms: quantile(took, 0.95), p99Ms: quantile(took, 0.99) }
   })
-}
-
-/** Jobs one by one, by SQL: a million within seconds. Autovacuum would have looked at so many; here it is told to. */
-async function fillFast(store: Store, queueId: number, taskId: number, jobs: number, groups: number): Promise<void> {
-  const group = groups > 0 ? `'g' || i % ${groups}` : 'null'
-  const place = `0, ${queueId}, ${taskId}, 20, 1, 1, 0, ${group}`
-  await store.ask(`insert into millrace.job (id, queue_id, task_id, payload_bytes, priority, max_attempts, payload, group_key)
-    select i, ${queueId}, ${taskId}, 20, 0, 3, '{"id":1,"name":"x"}', ${group} from generate_series(1, ${jobs}) i`)
-  if (groups > 0)
-    await store.ask(`insert into millrace.blocked (job_id, rank, queue_id, task_id, bytes, attempt, run, rescues, group_key)
-      select i, ${place} from generate_series(1, ${jobs}) i`)
-  // a job of a group waits behind its group, and a ticket (count 0, below zero) asks for it
-  await store.ask(`insert into millrace.ready (first_id, count, rank, queue_id, task_id, bytes, attempt, run, rescues, group_key)
-    select ${groups > 0 ? '-i, 0' : 'i, 1'}, ${place} from generate_series(1, ${jobs}) i`)
-  for (const table of ['job', 'ready', 'blocked']) await store.ask(`analyze millrace.${table}`)
 }
 
 // ------------------------------------------------------------------ whole jobs

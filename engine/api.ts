@@ -138,6 +138,8 @@ export interface EngineStats {
   readonly stale: number
   readonly enqueued: number
   readonly claims: number
+  /** Claims that passed over what an old snapshot keeps PostgreSQL from removing. */
+  readonly claimsBehind: number
   readonly rescuedJobs: number
   /** Jobs in memory, and those of them that run now. */
   readonly held: number

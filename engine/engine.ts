@@ -31,7 +31,7 @@ import { Deadline } from './base/lifecycle.ts'
 import type { Log } from './base/log.ts'
 import type { TaskDefinition } from './base/task.ts'
 import { Cancels } from './cancels.ts'
-import { Claimer } from './claimer.ts'
+import { Claimer } from './claimer/claimer.ts'
 import { loadConfig } from './config/load.ts'
 import type { Settings } from './config/settings.ts'
 import type { TaskDefaults } from './enqueuer/options.ts'
@@ -527,6 +527,7 @@ class MillraceEngine extends Access {
       stale: syncer.stale,
       enqueued: this.enqueuedCount,
       claims: this.#claimer.counts.claims,
+      claimsBehind: this.#claimer.counts.behind,
       rescuedJobs: this.#node.counts.rescuedJobs,
       held: scheduler.held,
       running: scheduler.running,
@@ -658,6 +659,7 @@ const NO_STATS: EngineStats = {
   stale: 0,
   enqueued: 0,
   claims: 0,
+  claimsBehind: 0,
   rescuedJobs: 0,
   held: 0,
   running: 0,

@@ -5,8 +5,8 @@ import { test } from 'node:test'
 import { nextTurn } from '../engine/base/clock.ts'
 import { EngineError } from '../engine/base/errors.ts'
 import { silentLog } from '../engine/base/log.ts'
-import { Claimer, type ClaimerNeeds, type ClaimerSettings } from '../engine/claimer.ts'
-import type { ClaimedChunk, ClaimRequest } from '../engine/store/types.ts'
+import { Claimer, type ClaimerNeeds, type ClaimerSettings } from '../engine/claimer/claimer.ts'
+import type { ClaimedChunk, ClaimRequest, Position } from '../engine/store/types.ts'
 import { ManualClock } from './support/manual-clock.ts'
 
 const SETTINGS: ClaimerSettings = {
@@ -36,6 +36,11 @@ function bundle(settings: Partial<ClaimerSettings> = {}) {
     seated: 0,
     failure: null as Error | null,
     claims: [] as ClaimRequest[],
+    /** Behind what each claim began. */
+    afters: [] as (readonly Position[] | null)[],
+    claimTakesMs: 0,
+    taskIds: [7],
+    seq: 0,
     asked: [] as string[],
     promotions: 0,
     arrived: 0,
@@ -45,13 +50,17 @@ function bundle(settings: Partial<ClaimerSettings> = {}) {
     clock,
     log: silentLog,
     store: {
-      async claim(request) {
+      async claim(request, after) {
         world.claims.push(request)
+        world.afters.push(after)
+        if (after === null) clock.jump(world.claimTakesMs)
         world.asked.push('claim')
         if (world.failure) throw world.failure
         const count = Math.min(request.jobsMax, world.ready)
         world.ready -= count
-        return count === 0 ? [] : [{ count, payloads: '1' } as ClaimedChunk]
+        return count === 0
+          ? []
+          : [{ count, payloads: '1', queueId: 1, rank: 0, seq: ++world.seq, group: null } as ClaimedChunk]
       },
       async claimAhead({ jobsMax }, withinMs) {
         world.aheads.push(jobsMax)
@@ -71,7 +80,7 @@ function bundle(settings: Partial<ClaimerSettings> = {}) {
         return world.queues.map((id) => ({ id, name: `q${id}`, paused: false }))
       },
       queueIds: async (names) => names.map((_, at) => at + 1),
-      taskIds: async () => [7],
+      taskIds: async () => world.taskIds,
     },
     nodeId: () => 1,
     taskNames: () => ['noop'],
@@ -122,6 +131,28 @@ test('what is ready in a known queue is claimed before an old list of queues is 
   claimer.ready([1])
   await settle()
   assert.deepEqual([...world.claims.at(-1)!.queueIds].sort(), [1, 2])
+  await stop()
+})
+
+test('while claims from the beginning are slow, claims begin behind what was taken; other tasks to take make it forgotten', async () => {
+  const { world, claimer, clock, settle, stop } = bundle({ pollMs: 60_000, pollMaxMs: 60_000 })
+  const claimOne = async (afterMs: number) => {
+    clock.advance(afterMs)
+    world.ready = 1
+    claimer.ready([1])
+    await settle()
+    return world.afters.at(-1)
+  }
+  claimer.start()
+  await settle()
+  world.claimTakesMs = 200
+  for (let i = 0; i < 3; i++) await claimOne(300)
+  assert.deepEqual(await claimOne(300), [{ queueId: 1, rank: 0, seq: 1 }])
+  assert.equal(claimer.counts.behind, 2)
+  world.taskIds = [7, 8]
+  claimer.changed()
+  await settle()
+  assert.equal(await claimOne(300), null)
   await stop()
 })
 

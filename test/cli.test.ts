@@ -105,6 +105,7 @@ const STATS: EngineStats = {
   stale: 0,
   enqueued: 0,
   claims: 0,
+  claimsBehind: 0,
   rescuedJobs: 0,
   held: 0,
   running: 0,

@@ -80,6 +80,14 @@ function statements(): Hot[] {
       5_000,
     ),
     call(
+      // of the 166,666 jobs of this queue and rank the next that stand behind the 150,000th
+      'claim 100 behind a position',
+      'select * from millrace.claim_after($1, $2, $3, 100, 1000000, null, array[$4::int, $4], array[-9007199254740991, 0], array[0, 900000], array[-1, 0])',
+      [nodeId, [queueId], [taskId], queueId],
+      500,
+      5_000,
+    ),
+    call(
       // half a million of the queue are for others: no row of theirs is looked at, their entries in the index are
       'claim where all is for others',
       'select * from millrace.claim_of_tasks($1, $2, array[1000000, 1000001], 100, 1000000, null)',

@@ -12,13 +12,14 @@ import { EngineError } from '../base/errors.ts'
 import type { ForeignClient } from '../base/foreign-client.ts'
 import { CHUNK_JOBS_MAX } from '../base/limits.ts'
 import { attemptsJson } from './attempt-json.ts'
+import { rangesOf } from './claim-ranges.ts'
 import { isRetryable, Session, storeError } from './connection.ts'
 import { CopyBuffer, copyIn } from './copy.ts'
 import { DatabaseTime } from './database-time.ts'
 import { answersOf, type DoubtState, withoutDecided } from './doubts.ts'
 import { checkVersion, type MigrationReport, migrate } from './migrate.ts'
 import { bindSchema, checkSchema } from './statements.ts'
-import type { ClaimedChunk, ClaimRequest, DoubtItem, Flush, FlushResult, NewChunk } from './types.ts'
+import type { ClaimedChunk, ClaimRequest, DoubtItem, Flush, FlushResult, NewChunk, Position } from './types.ts'
 
 export interface StoreOptions {
   readonly url: string
@@ -293,14 +294,44 @@ export class Store {
 
   // ------------------------------------------------------------------ claim and settle
 
-  /** Claims; an empty answer means that nothing is ready for us. @throws EngineError NODE_FENCED when the node row is gone */
-  async claim(request: ClaimRequest): Promise<ClaimedChunk[]> {
+  /**
+   * Claims; an empty answer means that nothing is ready for us. `after`: it begins behind these in their queues and ranks,
+   * unless it is for one group or for any task.
+   * @throws EngineError NODE_FENCED when the node row is gone
+   */
+  async claim(request: ClaimRequest, after: readonly Position[] | null = null): Promise<ClaimedChunk[]> {
     const plan = request.group !== null ? 'claim_of_group' : request.taskIds !== null ? 'claim_of_tasks' : 'claim'
     const taskIds = request.taskIds?.toSorted((a, b) => a - b) ?? null
+    if (after !== null && plan === 'claim_of_tasks') return this.#claimAfter(request, taskIds, after)
     const rows = await this.session('claim').query<ClaimRow>({
       name: plan,
       text: this.#sql(`select * from millrace.${plan}($1, $2, $3, $4, $5, $6)`),
       values: [request.nodeId, request.queueIds, taskIds, request.jobsMax, request.bytesMax, request.group],
+    })
+    return this.chunksOf(rows)
+  }
+
+  async #claimAfter(
+    request: ClaimRequest,
+    taskIds: readonly number[] | null,
+    after: readonly Position[],
+  ): Promise<ClaimedChunk[]> {
+    const { nodeId, queueIds, jobsMax, bytesMax } = request
+    const ranges = rangesOf(queueIds, after)
+    const rows = await this.session('claim').query<ClaimRow>({
+      name: 'claim_after',
+      text: this.#sql('select * from millrace.claim_after($1, $2, $3, $4, $5, null, $6, $7, $8, $9)'),
+      values: [
+        nodeId,
+        queueIds,
+        taskIds,
+        jobsMax,
+        bytesMax,
+        ranges.queueIds,
+        ranges.ranks,
+        ranges.seqs,
+        ranges.lastRanks,
+      ],
     })
     return this.chunksOf(rows)
   }

@@ -38,6 +38,13 @@ export interface ClaimedChunk {
   readonly metas: string | null
 }
 
+/** Nothing that this node could claim stands in this queue and rank up to this number, as far as it knows. */
+export interface Position {
+  readonly queueId: number
+  readonly rank: number
+  readonly seq: number
+}
+
 export interface ClaimRequest {
   readonly nodeId: number
   /** Queues in the order in which they are asked. */

@@ -21,6 +21,7 @@ export const FLOORS: readonly Floor[] = [
   { part: 'threads', floor: 2, files: /^threads\// },
   { part: 'adapters', floor: 3, files: /^engine\/adapters\// },
   { part: 'enqueuer', floor: 3, files: /^engine\/enqueuer\// },
+  { part: 'claimer', floor: 3, files: /^engine\/claimer\// },
   { part: 'occurrences', floor: 3, files: /^engine\/occurrences\// },
   { part: 'scheduler', floor: 3, files: /^engine\/scheduler\// },
   { part: 'syncer', floor: 3, files: /^engine\/syncer\// },
@@ -34,7 +35,7 @@ export const FLOORS: readonly Floor[] = [
   { part: 'command line', floor: 7, files: /^engine\/(main\.ts$|cli\/)/ },
 ]
 
-/** Every other file directly in engine/ is a part of its own on this floor: claimer, node, ... */
+/** Every other file directly in engine/ is a part of its own on this floor: cancels, node, ... */
 export const SINGLE_FILE_FLOOR = 3
 export const SINGLE_FILE = /^engine\/([a-z-]+)\.ts$/
 
@@ -93,7 +94,7 @@ export const AMBIENT: readonly Ambient[] = [
     homes: /^engine\/store\/embedded/, // which port, how long between two tries for a lock
     exceptions: {
       'engine/syncer/syncer.ts': 'spreads the tries of many nodes; no outcome depends on it',
-      'engine/claimer.ts': 'spreads the polls of many nodes; no outcome depends on it',
+      'engine/claimer/claimer.ts': 'spreads the polls of many nodes; no outcome depends on it',
       'engine/scheduler/reports.ts': 'the default of an injected need',
       'engine/store/connection.ts': 'the default of a parameter',
     },

@@ -408,6 +408,17 @@ do $$ begin
     'y.task_id = any (p_tasks) and y.task_id >= p_tasks[1] and y.task_id <= p_tasks[cardinality(p_tasks)]');
 end $$;
 
+-- The same beginning behind positions, for a node to which what was claimed and cannot be removed yet is in the way: the
+-- ranges are those of engine/store/claim-ranges.ts, in their order.
+do $$ begin
+  execute replace(replace(replace(replace(pg_get_functiondef('millrace.claim_of_tasks'::regproc), '.claim_of_tasks(', '.claim_after('),
+    'p_group text)', 'p_group text, p_at int[], p_rank bigint[], p_seq bigint[], p_last_rank bigint[])'),
+    'from millrace.ready y
+        where', 'from unnest(p_at, p_rank, p_seq, p_last_rank) as g(at, rank, seq, last_rank) cross join lateral (select * from millrace.ready y
+        where (y.rank, y.seq) > (g.rank, g.seq) and y.rank <= g.last_rank and'),
+    'limit v_room for update skip locked', 'limit v_room for update skip locked) y where g.at = v_queue limit v_room');
+end $$;
+
 -- What a lease that was just written holds, as claim() answers it.
 create function millrace.leased(p_lease bigint, p_chunks millrace.chunk[], p_dues timestamptz[])
 returns table (lease_id bigint, first_id bigint, count int, queue_id int, task_id int, rank bigint, seq bigint,

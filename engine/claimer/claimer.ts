@@ -3,11 +3,12 @@
 // woken by room in the scheduler, by a notification, by the next due time, and by a poll whose interval grows while
 // nothing comes; polling is the truth, everything else only makes it earlier.
 
-import type { Clock } from './base/clock.ts'
-import { EngineError } from './base/errors.ts'
-import type { Log } from './base/log.ts'
-import { backoffMs } from './store/connection.ts'
-import type { ClaimedChunk, ClaimRequest } from './store/types.ts'
+import type { Clock } from '../base/clock.ts'
+import { EngineError } from '../base/errors.ts'
+import type { Log } from '../base/log.ts'
+import { backoffMs } from '../store/connection.ts'
+import type { ClaimedChunk, ClaimRequest, Position } from '../store/types.ts'
+import { ClaimPositions } from './positions.ts'
 
 /** Jobs that one promotion moves: bounds its transaction. */
 const PROMOTE_JOBS = 10_000
@@ -22,7 +23,7 @@ export interface ClaimerNeeds {
   readonly clock: Clock
   readonly log: Log
   readonly store: {
-    claim(request: ClaimRequest): Promise<ClaimedChunk[]>
+    claim(request: ClaimRequest, after: readonly Position[] | null): Promise<ClaimedChunk[]>
     claimAhead(
       request: Omit<ClaimRequest, 'group'>,
       withinMs: number,
@@ -82,9 +83,10 @@ export class Claimer {
   /** Something may be ready that has not been asked for yet. */
   #fresh = true
   #failures = 0
+  readonly #positions = new ClaimPositions()
   #claimingAs = 0
   /** Claims done, and those that came back empty; for the metrics. */
-  readonly counts = { claims: 0, empty: 0, jobs: 0, ahead: 0, promoted: 0, errors: 0 }
+  readonly counts = { claims: 0, behind: 0, empty: 0, jobs: 0, ahead: 0, promoted: 0, errors: 0 }
 
   constructor(needs: ClaimerNeeds, settings: ClaimerSettings) {
     this.#needs = needs
@@ -198,37 +200,57 @@ export class Claimer {
 
   async #claim(wanted: number): Promise<void> {
     this.#fresh = false // a notification that comes from here on asks for another claim
+    const { clock } = this.#needs
+    const fromMs = clock.steadyMs()
+    // one who takes any task, or one group alone, asks in other ways
+    const from = this.#taskIds === null || this.#settings.onlyGroup !== null ? null : this.#positions.next(fromMs)
+    const chunks: ClaimedChunk[] = []
+    const jobs = await this.#claimInTurn(wanted, from, chunks)
+    const nowMs = clock.steadyMs()
+    this.#positions.claimed(from, { chunks, jobs, mayLeave: this.#fresh, tookMs: nowMs - fromMs, nowMs })
+  }
+
+  async #claimInTurn(wanted: number, from: readonly Position[] | null, all: ClaimedChunk[]): Promise<number> {
     let jobs = 0
     for (const { queueIds, seats } of this.#turns()) {
       const left = wanted - jobs
       if (left <= 0) {
         this.#fresh = true
-        return
+        break
       }
-      const taken = seats === 0 ? 0 : await this.#claimFrom(queueIds, Math.min(left, seats))
+      const taken = seats === 0 ? 0 : await this.#claimFrom(queueIds, Math.min(left, seats), from, all)
       if (seats < left && taken >= seats) this.#unseated = true
       jobs += taken
     }
+    return jobs
   }
 
-  async #claimFrom(queueIds: readonly number[], wanted: number): Promise<number> {
+  async #claimFrom(
+    queueIds: readonly number[],
+    wanted: number,
+    after: readonly Position[] | null,
+    all: ClaimedChunk[],
+  ): Promise<number> {
     const nodeId = this.#needs.nodeId()
     this.#claimingAs = nodeId
-    const chunks = await this.#needs.store.claim({
+    const request = {
       nodeId,
       queueIds,
       taskIds: this.#taskIds,
       jobsMax: wanted,
       bytesMax: this.#settings.claimBytesMax,
       group: this.#settings.onlyGroup,
-    })
+    }
+    const chunks = await this.#needs.store.claim(request, after)
     let jobs = 0
     let bytes = 0
     for (const chunk of chunks) {
       jobs += chunk.count
       bytes += chunk.payloads.length
+      all.push(chunk)
     }
     this.counts.claims++
+    if (after !== null) this.counts.behind++
     this.counts.jobs += jobs
     if (jobs === 0) {
       this.counts.empty++
@@ -320,7 +342,10 @@ export class Claimer {
     this.#queuesAtMs = now // first: what is heard of meanwhile asks for another look
     // the user's order is the order in which queues are asked
     this.#queueIds = queues ? await store.queueIds(queues) : (await store.allQueues()).map((queue) => queue.id)
-    this.#taskIds = claimUnknown ? null : await store.taskIds(this.#needs.taskNames())
+    const taskIds = claimUnknown ? null : await store.taskIds(this.#needs.taskNames())
+    // what was passed over so far may be for us now
+    if (taskIds?.join() !== this.#taskIds?.join()) this.#positions.clear()
+    this.#taskIds = taskIds
     const limited = Object.keys(queueConcurrency ?? {})
     const ids = limited.length === 0 ? [] : await store.queueIds(limited)
     this.#limited = new Map(ids.map((id, at) => [id, limited[at]!]))

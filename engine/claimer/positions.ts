@@ -1,0 +1,124 @@
+// Where in a queue nothing is left for this node. As long as somebody holds an old snapshot (a dump, a report, a stuck
+// replica) PostgreSQL cannot remove what was claimed, and a claim from the beginning of the queue walks past all of it:
+// 75 ns a job, 75 ms for every claim after a million of them. So once claims from the beginning take long, a claim begins,
+// in each rank, behind what this node has claimed from there, and only now and then at the beginning.
+//
+// A job may still become visible behind such a position: its transaction took long, or its holder gave it back in its
+// place. A position is used when it is LAG_MS old, so that what is just being committed is not passed over; what is later
+// than that is found by the next claim from the beginning. That one follows within FULL_EVERY_MS, or within the time in
+// which its cost is a twentieth of all; sooner when there seems to be nothing left.
+
+import type { Position } from '../store/types.ts'
+
+/** Shorter claims from the beginning are left alone. */
+const SLOW_MS = 10
+/** What a job adds to a claim anyway. */
+const JOB_MS = 0.05
+const LAG_MS = 250
+const FULL_EVERY_MS = 1_000
+const FULL_SHARE = 20
+/** The same when a claim behind the positions came back empty. */
+const FULL_SHARE_EMPTY = 5
+/** Ranks of a queue that are remembered: what is claimed from others is found from the beginning. */
+const RANKS_MAX = 32
+
+/** Of a claimed chunk what tells how far the claim came. */
+export interface Claimed {
+  readonly queueId: number
+  readonly rank: number
+  readonly seq: number
+  readonly group: string | null
+}
+
+export interface Claim {
+  readonly chunks: readonly Claimed[]
+  readonly jobs: number
+  /** It took as much as it was to take: there may be more. */
+  readonly mayLeave: boolean
+  readonly tookMs: number
+  readonly nowMs: number
+}
+
+/** By queue, by rank. */
+type Seqs = Map<number, Map<number, number>>
+
+export class ClaimPositions {
+  /** At least LAG_MS old. */
+  #known: Seqs = new Map()
+  #ripening: Seqs = new Map()
+  #young: Seqs = new Map()
+  #youngFromMs = 0
+  #fullAtMs = 0
+  #fullTookMs = 0
+  #wasEmpty = false
+
+  /** Forgets everything: what this node may claim has changed. */
+  clear(): void {
+    this.#known = new Map()
+    this.#ripening = new Map()
+    this.#young = new Map()
+    this.#fullTookMs = 0
+  }
+
+  /** Behind which positions the next claim is to begin; null: at the beginning. */
+  next(nowMs: number): Position[] | null {
+    if (this.#fullTookMs < SLOW_MS) return null
+    this.#ripen(nowMs)
+    const againMs = this.#wasEmpty
+      ? this.#fullTookMs * FULL_SHARE_EMPTY
+      : Math.max(FULL_EVERY_MS, this.#fullTookMs * FULL_SHARE)
+    if (nowMs - this.#fullAtMs >= againMs) return null
+    const positions: Position[] = []
+    for (const [queueId, ranks] of this.#known) for (const [rank, seq] of ranks) positions.push({ queueId, rank, seq })
+    return positions.length > 0 ? positions : null
+  }
+
+  /** A claim that began behind `from` has taken these. */
+  claimed(from: readonly Position[] | null, claim: Claim): void {
+    const { chunks, jobs, nowMs } = claim
+    this.#wasEmpty = jobs === 0
+    if (from === null) {
+      this.#fullAtMs = nowMs
+      this.#fullTookMs = claim.tookMs - jobs * JOB_MS
+      if (claim.mayLeave) this.#stepBack(chunks)
+    }
+    this.#ripen(nowMs)
+    for (const { queueId, rank, seq, group } of chunks) {
+      if (group !== null) continue // it came by a ticket, from another place
+      const ranks = this.#young.get(queueId) ?? new Map<number, number>()
+      this.#young.set(queueId, ranks)
+      // what a chunk was cut from keeps its number
+      if (ranks.size < RANKS_MAX || ranks.has(rank)) ranks.set(rank, Math.max(ranks.get(rank) ?? 0, seq - 1))
+    }
+  }
+
+  /** What was left stands behind the last that was taken. */
+  #stepBack(chunks: readonly Claimed[]): void {
+    const last = new Map<number, Claimed>()
+    for (const chunk of chunks) {
+      const other = last.get(chunk.queueId)
+      if (other === undefined || chunk.rank > other.rank || (chunk.rank === other.rank && chunk.seq > other.seq))
+        last.set(chunk.queueId, chunk)
+    }
+    for (const { queueId, rank: lastRank, seq } of last.values())
+      for (const seqs of [this.#known, this.#ripening, this.#young]) {
+        const ranks = seqs.get(queueId)
+        for (const [rank, known] of ranks ?? [])
+          if (rank > lastRank) ranks!.delete(rank)
+          else if (rank === lastRank) ranks!.set(rank, Math.min(known, seq - 1))
+      }
+  }
+
+  #ripen(nowMs: number): void {
+    if (nowMs - this.#youngFromMs < LAG_MS) return
+    for (const [queueId, ranks] of this.#ripening) {
+      const known = this.#known.get(queueId) ?? new Map<number, number>()
+      this.#known.set(queueId, known)
+      for (const [rank, seq] of ranks)
+        if (known.size < RANKS_MAX || known.has(rank)) known.set(rank, Math.max(known.get(rank) ?? 0, seq))
+    }
+    this.#ripening = this.#young
+    this.#young = new Map()
+    this.#youngFromMs = nowMs
+  }
+}

@@ -282,7 +282,7 @@ class MillraceEngine extends Access {
         nodeId: () => this.#node.id,
         onEnqueued: (queueIds) => {
           this.#claimer.ready(queueIds)
-          store.notify(`q${queueIds.join(',')}`).catch(() => {}) // polling is the truth
+          store.notify(`q${queueIds.join(',')}`, true).catch(() => {}) // polling is the truth
         },
       },
       settings,
@@ -370,6 +370,7 @@ class MillraceEngine extends Access {
       clock: this.machineClock,
       log: this.log,
       name: 'millrace',
+      origin: this.store.origin,
       onHeard: (heard) => {
         if (heard.kind === 'ready') this.#claimer.ready(heard.queueIds)
         else if (heard.kind === 'cancel') {

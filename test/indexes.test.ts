@@ -112,7 +112,7 @@ function statements(): Hot[] {
     call('promote 1,000', 'select * from millrace.promote(1000)', [], 4_100, 20_000),
     call(
       'enqueue plain',
-      `select millrace.enqueue_plain(${fresh + 1}, 1, $1, $2, 0, 3, 1, '[1]', false)`,
+      `select millrace.enqueue_plain(${fresh + 1}, 1, $1, $2, 0, 3, 1, '[1]', null)`,
       [queueId, taskId],
       10,
       60,

@@ -67,7 +67,8 @@ export interface EnqueuerNeeds {
       notify?: boolean,
     ): Promise<Duplicate[]>
     copyChunks(chunks: readonly NewChunk[]): Promise<Duplicate[]>
-    notify(message: string): Promise<void>
+    /** `toOthers`: this process knows already. */
+    notify(message: string, toOthers: boolean): Promise<void>
   }
   /** Options of a known task, to be used where the call names none. */
   defaultsOf(task: string): TaskDefaults | undefined
@@ -263,7 +264,13 @@ export class Enqueuer {
       const [only] = chunks
       const notify =
         flight.length <= NOTIFY_ALONG_JOBS && chunks.length === 1 && only!.runAtMs === null && !this.#notifying
-      const duplicates = await this.#surely(() => this.#needs.store.enqueue(chunks, false, undefined, notify))
+      let duplicates: Duplicate[]
+      try {
+        duplicates = await this.#surely(() => this.#needs.store.enqueue(chunks, false, undefined, notify))
+      } catch (error) {
+        if (notify) this.#needs.onEnqueued?.([only!.queueId], null) // it may have been committed, and our own hint is not heard
+        throw error
+      }
       this.#announce(chunks, notify)
       let at = 0
       for (const chunk of chunks) {
@@ -314,7 +321,7 @@ export class Enqueuer {
       while (this.#unnotified.size > 0) {
         const messages = [...this.#unnotified].slice(0, NOTIFY_MESSAGES_MAX)
         for (const message of messages) this.#unnotified.delete(message)
-        for (const message of messages) await this.#needs.store.notify(message).catch(() => {}) // polling is the truth
+        for (const message of messages) await this.#needs.store.notify(message, true).catch(() => {}) // polling is the truth
         await this.#needs.clock.sleep(NOTIFY_EVERY_MS)
       }
       this.#notifying = false

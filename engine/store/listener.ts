@@ -7,7 +7,10 @@ import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
 import { backoffMs } from './connection.ts'
 
-/** What travels on the channel: `q<queue ids>` ready, `s` scheduled, `c<node id>` cancel, `h` schedules changed. */
+/**
+ * What travels on the channel: `q<queue ids>` ready, `s` scheduled, `c<node id>` cancel, `h` schedules changed. After an
+ * `@` stands whose store said it, when that has told its own process already.
+ */
 export type Heard =
   | { readonly kind: 'ready'; readonly queueIds: readonly number[] }
   | { readonly kind: 'scheduled' }
@@ -22,6 +25,8 @@ export interface ListenerOptions {
   readonly clock: Clock
   readonly log: Log
   readonly name: string
+  /** What this store says of itself need not be heard. Default: everything is. */
+  readonly origin?: string
   onHeard(heard: Heard): void
 }
 
@@ -54,7 +59,7 @@ export class Listener {
   }
 
   async #run(): Promise<void> {
-    const { url, schema, clock, log, name, onHeard } = this.#options
+    const { url, schema, clock, log, name, origin, onHeard } = this.#options
     for (let tries = 0; !this.#closed; tries++) {
       const client = new pg.Client({
         connectionString: url,
@@ -68,7 +73,8 @@ export class Listener {
           client.on('end', () => resolve())
         })
         client.on('notification', (message) => {
-          const heard = parse(message.payload ?? '')
+          const [said, from] = (message.payload ?? '').split('@')
+          const heard = from !== undefined && from === origin ? null : parse(said!)
           if (heard) onHeard(heard)
         })
         await client.connect()

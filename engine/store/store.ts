@@ -6,6 +6,7 @@
 //   ask      console and everything else
 // LISTEN has a connection of its own in listener.ts.
 
+import { randomUUID } from 'node:crypto'
 import type pg from 'pg'
 import type { Clock } from '../base/clock.ts'
 import { EngineError } from '../base/errors.ts'
@@ -70,6 +71,9 @@ export class Store {
   readonly #visible = new Set<number>()
   /** First id that has no partition yet, as far as we know. */
   #spansUntil = 0
+
+  /** Stands behind hints whose sender has told this process already. */
+  readonly origin = randomUUID().slice(0, 13)
 
   /** What time it is for the database. */
   readonly time: DatabaseTime
@@ -214,7 +218,7 @@ export class Store {
 
   /**
    * Writes chunks in one statement. On `client` (the caller's own transaction) or on a connection of ours.
-   * `notify` wakes listeners with the same commit, where that costs nothing extra. @returns the chunks whose key an unfinished job has.
+   * `notify` wakes the listeners of others with the same commit, where that costs nothing extra. @returns the chunks whose key an unfinished job has.
    */
   async enqueue(
     chunks: readonly NewChunk[],
@@ -236,7 +240,7 @@ export class Store {
           only!.maxAttempts,
           bytesOf(only!),
           `[${only!.payloads.join(',')}]`,
-          notify,
+          notify ? this.#ownHint(`q${only!.queueId}`) : null,
         ],
       })
       return []
@@ -248,7 +252,7 @@ export class Store {
       text: this.#sql('select first_id, held_by from millrace.enqueue_chunks($1::text::json, $2, $3, $4, $5)'),
       values: [chunksJson(chunks, true), plain, keyed, allOrNothing, chunks.some(expires)],
     })
-    if (notify) void this.notify(`q${only!.queueId}`).catch(() => {})
+    if (notify) void this.notify(`q${only!.queueId}`, true).catch(() => {})
     return rows.map((row) => ({ firstId: Number(row.first_id), heldBy: Number(row.held_by) }))
   }
 
@@ -640,17 +644,21 @@ export class Store {
     })
   }
 
-  /** Wakes whoever listens: no more than a hint, so a failure is not an error. */
-  async notify(message: string): Promise<void> {
+  /** Wakes whoever listens, `toOthers`: except this process, which knows. A hint, so a failure is not an error. */
+  async notify(message: string, toOthers = false): Promise<void> {
     try {
       await this.session('enqueue').query({
         name: 'notify',
         text: `select pg_notify($1, $2)`,
-        values: [`millrace_${this.schema}`, message],
+        values: [`millrace_${this.schema}`, toOthers ? this.#ownHint(message) : message],
       })
     } catch (error) {
       if (!isRetryable(error)) throw error
     }
+  }
+
+  #ownHint(message: string): string {
+    return `${message}@${this.origin}`
   }
 
   #sql(text: string): string {

@@ -169,7 +169,7 @@ end $$;
 -- Enqueues one chunk that has no options beyond priority and attempts: what nearly every call is, at half the cost of
 -- enqueue_chunks (46 us against 95 us for one job, PostgreSQL 15, 2026-11).
 create function millrace.enqueue_plain(p_first bigint, p_count int, p_queue int, p_task int, p_priority int, p_max_attempts int,
-  p_bytes bigint, p_payloads json, p_notify boolean) returns void language plpgsql as $$
+  p_bytes bigint, p_payloads json, p_hint text) returns void language plpgsql as $$
 declare v_now timestamptz := clock_timestamp();
 begin
   insert into millrace.job (id, created_at, queue_id, task_id, payload_bytes, priority, max_attempts, payload)
@@ -178,7 +178,7 @@ begin
   insert into millrace.ready (first_id, rank, due_at, queue_id, task_id, bytes, count, attempt, run, rescues)
   values (p_first, millrace.rank_of((select q.ageing_ms from millrace.queue q where q.id = p_queue), p_priority, v_now),
     v_now, p_queue, p_task, p_bytes, p_count, 1, 1, 0);
-  if p_notify then perform pg_notify('millrace_@schema', 'q' || p_queue); end if;
+  if p_hint is not null then perform pg_notify('millrace_@schema', p_hint); end if;
 end $$;
 
 -- One id for a job enqueued by SQL, dealt from a block that this session keeps for at most a minute. A rollback gives

@@ -1,6 +1,7 @@
 // Every benchmark, in the order in which they run: the small ones first, while the process is fresh.
 
 import * as claim from './claim.bench.ts'
+import * as complete from './complete.bench.ts'
 import { cron } from './cron.bench.ts'
 import * as drain from './drain.bench.ts'
 import * as enqueue from './enqueue.bench.ts'
@@ -40,6 +41,7 @@ export const benches: readonly Bench[] = [
   queue,
   enqueue,
   drain,
+  complete,
   sustained,
   latency,
   snapshot,

@@ -12,7 +12,7 @@ import type { System, Tally } from './system.ts'
 export interface DrainPlan {
   readonly count: number
   readonly threads: number
-  readonly purpose?: 'throughput' | 'cpu'
+  readonly purpose?: 'throughput' | 'cpu' | 'write' | 'complete'
   /** True holds another session's snapshot from before the first job until after the last. */
   readonly snapshotHeld?: boolean
 }

@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { createClient, createEngine } from '../../engine/index.ts'
+import { createEffects, EFFECT_URL } from './effect.ts'
 import { type Purpose, payloads, type System, TASK, type Tally, type WorkerPlan } from './system.ts'
 
 const SCHEMA = 'millrace'
@@ -19,10 +20,11 @@ export const system: System = {
   bulkBatch: 10_000,
   bulkInFlight: 2,
 
-  async prepare(url) {
+  async prepare(url, purpose) {
     const client = createClient({ database: url, schema: SCHEMA })
     await client.migrate()
     await client.close()
+    if (hasEffects(purpose)) await ask(url, createEffects)
   },
 
   async openProducer(url) {
@@ -35,6 +37,7 @@ export const system: System = {
   },
 
   async startWorker(url, plan) {
+    if (hasEffects(plan.purpose)) process.env[EFFECT_URL] = url
     const engine = createEngine({
       database: url,
       schema: SCHEMA,
@@ -67,6 +70,11 @@ function taskFile(purpose: Purpose): URL {
   return new URL(`./millrace-${purpose}.js`, import.meta.url)
 }
 
+/** Handlers write a row each. */
+function hasEffects(purpose: Purpose): boolean {
+  return purpose === 'write' || purpose === 'complete'
+}
+
 /** Results: throughput gives the payload's id back, latency the time of its start. */
 async function tally(url: string, { purpose, count }: WorkerPlan): Promise<Tally> {
   const rows = await ask<{ id: number; result: unknown }>(
@@ -75,9 +83,14 @@ async function tally(url: string, { purpose, count }: WorkerPlan): Promise<Tally
   )
   const seen = new Uint8Array(count)
   const startedUs = purpose === 'latency' ? new Float64Array(count) : null
+  if (hasEffects(purpose)) {
+    const [written] = await ask<{ n: number }>(url, 'select count(*)::int as n from effect')
+    if (written!.n !== count) throw new Error(`bench: ${count} jobs wrote ${written!.n} rows`)
+  }
   let distinct = 0
   for (const { id, result } of rows) {
-    if (purpose === 'throughput' && result !== id) throw new Error(`bench: job ${id} has the result ${String(result)}`)
+    if ((purpose === 'throughput' || hasEffects(purpose)) && result !== id)
+      throw new Error(`bench: job ${id} has the result ${String(result)}`)
     if (startedUs !== null) startedUs[id] = Number(result)
     if (seen[id] === 0) distinct++
     seen[id] = 1

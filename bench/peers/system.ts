@@ -5,7 +5,7 @@
 // measurement are dense from 0, which is how a missing or a repeated run is found.
 
 /** What the jobs are for: `throughput` no-op, `latency` notes when it starts, `cpu` computes for some milliseconds. */
-export type Purpose = 'throughput' | 'latency' | 'cpu'
+export type Purpose = 'throughput' | 'latency' | 'cpu' | 'write' | 'complete'
 
 export interface System {
   readonly name: string

@@ -12,7 +12,7 @@ import { type EngineBundle, withEngines } from './support/engine.ts'
 import { openStore } from './support/store.ts'
 
 const at = (seq: number, rank = 0, queueId = 1): Claimed => ({ queueId, rank, seq, group: null })
-const TAKEN = { chunks: [], jobs: 0, mayLeave: false, tookMs: 0 }
+const TAKEN = { queueIds: [1], chunks: [], jobs: 0, mayLeave: false, tookMs: 0 }
 const SLOW = { ...TAKEN, tookMs: 100 }
 
 /** Positions after three slow claims up to the number 1,000 of rank 0, each old enough. */
@@ -104,6 +104,27 @@ test('jobs of groups say nothing of how far a claim came, and what may be claime
   assert.equal(positions.next(2_601), null)
 })
 
+test('a claim that left nothing passes over what had been dealt a quarter of a second before, of groups too', () => {
+  const positions = new ClaimPositions()
+  const grouped = [
+    { ...at(7), group: 'g' },
+    { ...at(7, 0, 2), group: 'g' },
+  ]
+  positions.claimed(null, { ...SLOW, queueIds: [1, 2], chunks: grouped, jobs: 2, nowMs: 1_000 })
+  assert.ok(positions.wantsMark(1_001))
+  positions.mark(500, 1_001)
+  assert.ok(!positions.wantsMark(1_200))
+  positions.claimed(null, { ...SLOW, nowMs: 1_200 })
+  assert.equal(positions.next(1_201), null) // the mark is too young
+  positions.mark(600, 1_300)
+  positions.claimed(null, { ...SLOW, mayLeave: true, nowMs: 1_300 })
+  assert.equal(positions.next(1_301), null)
+  positions.claimed(null, { ...SLOW, nowMs: 1_302 }) // the second queue was not asked
+  assert.deepEqual(positions.next(1_303), [{ queueId: 1, rank: 0, seq: 500 }])
+  positions.claimed(null, { ...SLOW, chunks: grouped, jobs: 2, mayLeave: true, nowMs: 1_304 })
+  assert.equal(positions.next(1_305), null)
+})
+
 test('behind positions a claim takes what stands there, in order over the ranks, and leaves what stands before', async () => {
   const it = await openStore()
   try {
@@ -149,24 +170,26 @@ async function putInTheWay({ query, url, client }: EngineBundle, count: number):
   return snapshot
 }
 
-test('while an old snapshot is held, claims begin behind what was claimed, and a job that becomes visible late is found', () =>
-  withEngines(async (bundle) => {
-    const snapshot = await putInTheWay(bundle, 300_000)
-    try {
-      const engine = await bundle.engine()
-      const late = await bundle.connection()
-      await late.query('begin')
-      const { id } = await bundle.client.enqueue('echo', 'late', { client: late })
-      let last = 0
-      await bundle.until('claims begin behind positions', async () => {
-        last = (await bundle.client.enqueue('echo', 1)).id
-        await bundle.inState(last, 'completed')
-        return engine.stats().claimsBehind >= 20
-      })
-      await late.query('commit')
-      await bundle.inState(id, 'completed')
-      assert.ok(engine.stats().claimsBehind < engine.stats().claims)
-    } finally {
-      await snapshot.end()
-    }
-  }))
+for (const kind of ['plain', 'grouped'] as const)
+  test(`while an old snapshot is held, claims begin behind what was claimed, and a job that becomes visible late is found: ${kind}`, () =>
+    withEngines(async (bundle) => {
+      const snapshot = await putInTheWay(bundle, 300_000)
+      try {
+        const engine = await bundle.engine()
+        const late = await bundle.connection()
+        const group = (name: string) => (kind === 'grouped' ? { group: name } : {})
+        await late.query('begin')
+        const { id } = await bundle.client.enqueue('echo', 'late', { client: late, ...group('late') })
+        let count = 0
+        await bundle.until('claims begin behind positions', async () => {
+          const job = await bundle.client.enqueue('echo', 1, group(`g${count++}`))
+          await bundle.inState(job.id, 'completed')
+          return engine.stats().claimsBehind >= 20
+        })
+        await late.query('commit')
+        await bundle.inState(id, 'completed')
+        assert.ok(engine.stats().claimsBehind < engine.stats().claims)
+      } finally {
+        await snapshot.end()
+      }
+    }))

@@ -23,6 +23,8 @@ export interface ClaimerNeeds {
   readonly clock: Clock
   readonly log: Log
   readonly store: {
+    /** The number that was dealt last to what is ready. */
+    lastSeq(): Promise<number>
     claim(request: ClaimRequest, after: readonly Position[] | null): Promise<ClaimedChunk[]>
     claimAhead(
       request: Omit<ClaimRequest, 'group'>,
@@ -201,17 +203,26 @@ export class Claimer {
   async #claim(wanted: number): Promise<void> {
     this.#fresh = false // a notification that comes from here on asks for another claim
     const { clock } = this.#needs
+    if (this.#positions.wantsMark(clock.steadyMs())) {
+      const seq = await this.#needs.store.lastSeq()
+      this.#positions.mark(seq, clock.steadyMs())
+    }
     const fromMs = clock.steadyMs()
     // one who takes any task, or one group alone, asks in other ways
     const from = this.#taskIds === null || this.#settings.onlyGroup !== null ? null : this.#positions.next(fromMs)
     const chunks: ClaimedChunk[] = []
-    const jobs = await this.#claimInTurn(wanted, from, chunks)
+    const { jobs, queueIds } = await this.#claimInTurn(wanted, from, chunks)
     const nowMs = clock.steadyMs()
-    this.#positions.claimed(from, { chunks, jobs, mayLeave: this.#fresh, tookMs: nowMs - fromMs, nowMs })
+    this.#positions.claimed(from, { queueIds, chunks, jobs, mayLeave: this.#fresh, tookMs: nowMs - fromMs, nowMs })
   }
 
-  async #claimInTurn(wanted: number, from: readonly Position[] | null, all: ClaimedChunk[]): Promise<number> {
+  async #claimInTurn(
+    wanted: number,
+    from: readonly Position[] | null,
+    all: ClaimedChunk[],
+  ): Promise<{ jobs: number; queueIds: number[] }> {
     let jobs = 0
+    const asked: number[] = []
     for (const { queueIds, seats } of this.#turns()) {
       const left = wanted - jobs
       if (left <= 0) {
@@ -219,10 +230,11 @@ export class Claimer {
         break
       }
       const taken = seats === 0 ? 0 : await this.#claimFrom(queueIds, Math.min(left, seats), from, all)
+      if (seats > 0) asked.push(...queueIds)
       if (seats < left && taken >= seats) this.#unseated = true
       jobs += taken
     }
-    return jobs
+    return { jobs, queueIds: asked }
   }
 
   async #claimFrom(

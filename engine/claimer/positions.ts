@@ -3,6 +3,10 @@
 // 75 ns a job, 75 ms for every claim after a million of them. So once claims from the beginning take long, a claim begins,
 // in each rank, behind what this node has claimed from there, and only now and then at the beginning.
 //
+// What stands before a position is gone because this node took it, or because a claim that found all there was came after
+// the mark: the last number that had been dealt. Only the mark tells of jobs of groups, which come by tickets with numbers of
+// their own.
+//
 // A job may still become visible behind such a position: its transaction took long, or its holder gave it back in its
 // place. A position is used when it is LAG_MS old, so that what is just being committed is not passed over; what is later
 // than that is found by the next claim from the beginning. That one follows within FULL_EVERY_MS, or within the time in
@@ -31,6 +35,8 @@ export interface Claimed {
 }
 
 export interface Claim {
+  /** Queues that were asked. */
+  readonly queueIds: readonly number[]
   readonly chunks: readonly Claimed[]
   readonly jobs: number
   /** It took as much as it was to take: there may be more. */
@@ -51,13 +57,27 @@ export class ClaimPositions {
   #fullAtMs = 0
   #fullTookMs = 0
   #wasEmpty = false
+  #mark = { seq: 0, atMs: 0 }
+  /** The mark before, LAG_MS older at least. */
+  #oldMark = 0
 
   /** Forgets everything: what this node may claim has changed. */
   clear(): void {
     this.#known = new Map()
     this.#ripening = new Map()
     this.#young = new Map()
+    this.#oldMark = 0
     this.#fullTookMs = 0
+  }
+
+  /** It is time to tell the last number that was dealt. */
+  wantsMark(nowMs: number): boolean {
+    return this.#fullTookMs >= SLOW_MS && nowMs - this.#mark.atMs >= LAG_MS
+  }
+
+  mark(seq: number, nowMs: number): void {
+    this.#oldMark = this.#mark.seq
+    this.#mark = { seq, atMs: nowMs }
   }
 
   /** Behind which positions the next claim is to begin; null: at the beginning. */
@@ -69,7 +89,8 @@ export class ClaimPositions {
       : Math.max(FULL_EVERY_MS, this.#fullTookMs * FULL_SHARE)
     if (nowMs - this.#fullAtMs >= againMs) return null
     const positions: Position[] = []
-    for (const [queueId, ranks] of this.#known) for (const [rank, seq] of ranks) positions.push({ queueId, rank, seq })
+    for (const [queueId, ranks] of this.#known)
+      for (const [rank, seq] of ranks) if (seq > 0) positions.push({ queueId, rank, seq })
     return positions.length > 0 ? positions : null
   }
 
@@ -83,24 +104,24 @@ export class ClaimPositions {
       if (claim.mayLeave) this.#stepBack(chunks)
     }
     this.#ripen(nowMs)
-    for (const { queueId, rank, seq, group } of chunks) {
-      if (group !== null) continue // it came by a ticket, from another place
-      const ranks = this.#young.get(queueId) ?? new Map<number, number>()
-      this.#young.set(queueId, ranks)
-      // what a chunk was cut from keeps its number
-      if (ranks.size < RANKS_MAX || ranks.has(rank)) ranks.set(rank, Math.max(ranks.get(rank) ?? 0, seq - 1))
-    }
+    // what a chunk was cut from keeps its number
+    for (const { queueId, rank, seq, group } of chunks) raise(this.#young, queueId, rank, group === null ? seq - 1 : 0)
+    if (claim.mayLeave || this.#oldMark === 0) return
+    for (const seqs of [this.#known, this.#ripening, this.#young])
+      for (const queueId of claim.queueIds)
+        for (const rank of seqs.get(queueId)?.keys() ?? []) raise(this.#known, queueId, rank, this.#oldMark)
   }
 
-  /** What was left stands behind the last that was taken. */
+  /** What was left stands behind the last that was taken; where the ticket of a group stood is not known. */
   #stepBack(chunks: readonly Claimed[]): void {
-    const last = new Map<number, Claimed>()
-    for (const chunk of chunks) {
-      const other = last.get(chunk.queueId)
-      if (other === undefined || chunk.rank > other.rank || (chunk.rank === other.rank && chunk.seq > other.seq))
-        last.set(chunk.queueId, chunk)
+    const last = new Map<number, { rank: number; seq: number }>()
+    for (const { queueId, rank, seq, group } of chunks) {
+      const place = { rank, seq: group === null ? seq : 0 }
+      const other = last.get(queueId)
+      if (other === undefined || rank > other.rank) last.set(queueId, place)
+      else if (rank === other.rank) other.seq = other.seq === 0 ? 0 : place.seq && Math.max(other.seq, place.seq)
     }
-    for (const { queueId, rank: lastRank, seq } of last.values())
+    for (const [queueId, { rank: lastRank, seq }] of last)
       for (const seqs of [this.#known, this.#ripening, this.#young]) {
         const ranks = seqs.get(queueId)
         for (const [rank, known] of ranks ?? [])
@@ -111,14 +132,16 @@ export class ClaimPositions {
 
   #ripen(nowMs: number): void {
     if (nowMs - this.#youngFromMs < LAG_MS) return
-    for (const [queueId, ranks] of this.#ripening) {
-      const known = this.#known.get(queueId) ?? new Map<number, number>()
-      this.#known.set(queueId, known)
-      for (const [rank, seq] of ranks)
-        if (known.size < RANKS_MAX || known.has(rank)) known.set(rank, Math.max(known.get(rank) ?? 0, seq))
-    }
+    for (const [queueId, ranks] of this.#ripening)
+      for (const [rank, seq] of ranks) raise(this.#known, queueId, rank, seq)
     this.#ripening = this.#young
     this.#young = new Map()
     this.#youngFromMs = nowMs
   }
+}
+
+function raise(seqs: Seqs, queueId: number, rank: number, seq: number): void {
+  const ranks = seqs.get(queueId) ?? new Map<number, number>()
+  seqs.set(queueId, ranks)
+  if (ranks.size < RANKS_MAX || ranks.has(rank)) ranks.set(rank, Math.max(ranks.get(rank) ?? 0, seq))
 }

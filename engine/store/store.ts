@@ -315,6 +315,16 @@ export class Store {
     return this.chunksOf(rows)
   }
 
+  /** The number that was dealt last to what is ready: no row that is visible now has a higher one. */
+  async lastSeq(): Promise<number> {
+    const rows = await this.session('claim').query<{ seq: number }>({
+      name: 'last_seq',
+      text: this.#sql('select last_value as seq from millrace.ready_seq_seq'),
+      values: [],
+    })
+    return rows[0]!.seq
+  }
+
   async #claimAfter(
     request: ClaimRequest,
     taskIds: readonly number[] | null,

@@ -40,6 +40,8 @@ function bundle(settings: Partial<ClaimerSettings> = {}) {
     afters: [] as (readonly Position[] | null)[],
     claimTakesMs: 0,
     taskIds: [7],
+    promotedFrom: [] as (number | null)[],
+    promoteTakesMs: 0,
     seq: 0,
     asked: [] as string[],
     promotions: 0,
@@ -72,9 +74,11 @@ function bundle(settings: Partial<ClaimerSettings> = {}) {
           nextInMs: world.soon.length === 0 ? null : Math.min(...world.soon) - clock.steadyMs(),
         }
       },
-      async promote() {
+      async promote(_limit, fromMs) {
         world.promotions++
-        return { moved: 0, queues: [], nextInMs: world.nextInMs }
+        world.promotedFrom.push(fromMs)
+        if (fromMs === null) clock.jump(world.promoteTakesMs)
+        return { moved: 0, queues: [], nextInMs: world.nextInMs, nowMs: clock.wallMs() }
       },
       async allQueues() {
         world.asked.push('queues')
@@ -154,6 +158,23 @@ test('while claims from the beginning are slow, claims begin behind what was tak
   claimer.changed()
   await settle()
   assert.equal(await claimOne(300), null)
+  await stop()
+})
+
+test('while promotions from the beginning are slow they begin a second before the last one, but for one in so many', async () => {
+  const { world, clock, claimer, settle, stop } = bundle({ pollMs: 100, pollMaxMs: 100 })
+  world.promoteTakesMs = 40
+  claimer.start()
+  await settle()
+  const firstEndedMs = clock.wallMs()
+  for (let i = 0; i < 30; i++) {
+    clock.advance(130)
+    await settle()
+  }
+  const [first, second, ...more] = world.promotedFrom
+  assert.deepEqual([first, second], [null, firstEndedMs - 40 - 1_000])
+  const full = more.filter((fromMs) => fromMs === null).length
+  assert.ok(full >= 3 && full <= 5, `${full} of ${more.length}`) // 4 s, one a second
   await stop()
 })
 

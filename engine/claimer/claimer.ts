@@ -7,7 +7,8 @@ import type { Clock } from '../base/clock.ts'
 import { EngineError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import { backoffMs } from '../store/connection.ts'
-import type { ClaimedChunk, ClaimRequest, Position } from '../store/types.ts'
+import type { ClaimedChunk, ClaimRequest, Position, Promoted } from '../store/types.ts'
+import { DueFloor } from './due-floor.ts'
 import { ClaimPositions } from './positions.ts'
 
 /** Jobs that one promotion moves: bounds its transaction. */
@@ -29,8 +30,9 @@ export interface ClaimerNeeds {
     claimAhead(
       request: Omit<ClaimRequest, 'group'>,
       withinMs: number,
+      fromMs: number | null,
     ): Promise<{ chunks: ClaimedChunk[]; nextInMs: number | null }>
-    promote(limit: number): Promise<{ moved: number; queues: number[]; nextInMs: number | null }>
+    promote(limit: number, fromMs: number | null): Promise<Promoted>
     allQueues(): Promise<{ id: number; name: string; paused: boolean }[]>
     queueIds(names: readonly string[]): Promise<number[]>
     taskIds(names: readonly string[]): Promise<number[]>
@@ -86,6 +88,7 @@ export class Claimer {
   #fresh = true
   #failures = 0
   readonly #positions = new ClaimPositions()
+  readonly #dueFloor = new DueFloor()
   #claimingAs = 0
   /** Claims done, and those that came back empty; for the metrics. */
   readonly counts = { claims: 0, behind: 0, empty: 0, jobs: 0, ahead: 0, promoted: 0, errors: 0 }
@@ -316,6 +319,7 @@ export class Claimer {
         bytesMax: this.#settings.claimBytesMax,
       },
       this.#leadMs,
+      this.#dueFloor.next(clock.steadyMs()),
     )
     this.counts.claims++
     for (const { count } of chunks) this.counts.ahead += count
@@ -335,7 +339,19 @@ export class Claimer {
     const { clock } = this.#needs
     this.#dueAtMs = Number.POSITIVE_INFINITY
     this.#aheadAtMs = Number.POSITIVE_INFINITY
-    const { moved, queues, nextInMs } = await this.#needs.store.promote(PROMOTE_JOBS)
+    const fromMs = clock.steadyMs()
+    const from = this.#dueFloor.next(fromMs)
+    const { moved, queues, nextInMs, nowMs: atWallMs } = await this.#needs.store.promote(PROMOTE_JOBS, from)
+    const nowMs = clock.steadyMs()
+    const tookMs = nowMs - fromMs
+    // its clock was read at its end
+    this.#dueFloor.promoted(from, {
+      moved,
+      mayLeave: moved >= PROMOTE_JOBS,
+      atWallMs: atWallMs - tookMs,
+      tookMs,
+      nowMs,
+    })
     this.counts.promoted += moved
     if (moved > 0) this.ready(queues)
     if (nextInMs !== null) this.#dueIs(clock.steadyMs() + Math.max(0, nextInMs))

@@ -20,7 +20,16 @@ import { DatabaseTime } from './database-time.ts'
 import { answersOf, type DoubtState, withoutDecided } from './doubts.ts'
 import { checkVersion, type MigrationReport, migrate } from './migrate.ts'
 import { bindSchema, checkSchema } from './statements.ts'
-import type { ClaimedChunk, ClaimRequest, DoubtItem, Flush, FlushResult, NewChunk, Position } from './types.ts'
+import type {
+  ClaimedChunk,
+  ClaimRequest,
+  DoubtItem,
+  Flush,
+  FlushResult,
+  NewChunk,
+  Position,
+  Promoted,
+} from './types.ts'
 
 export interface StoreOptions {
   readonly url: string
@@ -358,12 +367,21 @@ export class Store {
   async claimAhead(
     request: Omit<ClaimRequest, 'group'>,
     withinMs: number,
+    fromMs: number | null = null,
   ): Promise<{ chunks: ClaimedChunk[]; nextInMs: number | null }> {
     const sentMs = this.time.steadyMs()
     const rows = await this.session('claim').query<ClaimRow & { report: { next: number | null; now: number } | null }>({
       name: 'claim_ahead',
-      text: this.#sql('select * from millrace.claim_ahead($1, $2, $3, $4, $5, $6)'),
-      values: [request.nodeId, request.queueIds, request.taskIds, request.jobsMax, request.bytesMax, withinMs],
+      text: this.#sql('select * from millrace.claim_ahead($1, $2, $3, $4, $5, $6, $7)'),
+      values: [
+        request.nodeId,
+        request.queueIds,
+        request.taskIds,
+        request.jobsMax,
+        request.bytesMax,
+        withinMs,
+        momentOf(fromMs),
+      ],
     })
     const { next, now } = rows.pop()!.report!
     this.time.note(sentMs, this.time.steadyMs(), now)
@@ -549,7 +567,7 @@ export class Store {
   }
 
   /** Makes due jobs ready. @returns how many, in which queues, and milliseconds until the next one (null: none waits) */
-  async promote(limit: number): Promise<{ moved: number; queues: number[]; nextInMs: number | null }> {
+  async promote(limit: number, fromMs: number | null = null): Promise<Promoted> {
     const sentMs = this.time.steadyMs()
     const rows = await this.session('claim').query<{
       moved: number
@@ -558,12 +576,12 @@ export class Store {
       now_ms: number
     }>({
       name: 'promote',
-      text: this.#sql('select moved, queues, next_in_ms, now_ms from millrace.promote($1)'),
-      values: [limit],
+      text: this.#sql('select moved, queues, next_in_ms, now_ms from millrace.promote($1, $2)'),
+      values: [limit, momentOf(fromMs)],
     })
     const row = rows[0]!
     this.time.note(sentMs, this.time.steadyMs(), row.now_ms)
-    return { moved: row.moved, queues: row.queues ?? [], nextInMs: row.next_in_ms }
+    return { moved: row.moved, queues: row.queues ?? [], nextInMs: row.next_in_ms, nowMs: row.now_ms }
   }
 
   // ------------------------------------------------------------------ nodes
@@ -691,6 +709,10 @@ const FEW_BYTES = 64 * 1024
 /** Leases with visible runs that are remembered one by one. */
 const VISIBLE_MAX = 10_000
 const NONE: ReadonlySet<number> = new Set()
+
+function momentOf(wallMs: number | null): string {
+  return wallMs === null ? '-infinity' : new Date(wallMs).toISOString()
+}
 
 function fencedError(nodeId: number): EngineError {
   return new EngineError('NODE_FENCED', `node ${nodeId} was declared dead; its reports are refused`, { nodeId })

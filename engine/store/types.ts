@@ -38,6 +38,17 @@ export interface ClaimedChunk {
   readonly metas: string | null
 }
 
+/** What a promotion did. */
+export interface Promoted {
+  /** Chunks, at most as many as it was told to. */
+  readonly moved: number
+  readonly queues: number[]
+  /** When the next one that is left becomes due; null: none waits. */
+  readonly nextInMs: number | null
+  /** The database's wall time at its end. */
+  readonly nowMs: number
+}
+
 /** Nothing that this node could claim stands in this queue and rank up to this number, as far as it knows. */
 export interface Position {
   readonly queueId: number

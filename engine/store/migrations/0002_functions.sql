@@ -446,7 +446,7 @@ end $$;
 -- group, of these queues and tasks, up to p_jobs and p_bytes. Never waits for a lock. Rows of others are passed over, at
 -- most ten thousand in a call. Answers as claim() does, and one last row with a report alone: {next: ms until the next one
 -- that is left becomes due, or null; now: the database's clock in ms}
-create function millrace.claim_ahead(p_node int, p_queues int[], p_tasks int[], p_jobs int, p_bytes bigint, p_within float8)
+create function millrace.claim_ahead(p_node int, p_queues int[], p_tasks int[], p_jobs int, p_bytes bigint, p_within float8, p_from timestamptz default '-infinity')
 returns table (report json, lease_id bigint, first_id bigint, count int, queue_id int, task_id int, rank bigint, seq bigint,
   attempt int, run int, rescues int, max_attempts int, timeout_ms int, expires_at_ms float8, created_at_ms float8,
   due_at_ms float8, keyed boolean, ephemeral boolean, group_key text, retry text, timed boolean, payloads text, metas text)
@@ -503,7 +503,7 @@ begin
     return query select null::json, h.* from millrace.leased(v_lease, v_chunks, v_dues) h;
   end if;
   report := json_build_object(
-    'next', (select extract(epoch from s.run_at - clock_timestamp()) * 1000 from millrace.scheduled s order by s.run_at limit 1),
+    'next', (select extract(epoch from s.run_at - clock_timestamp()) * 1000 from millrace.scheduled s where s.run_at > p_from order by s.run_at limit 1),
     'now', extract(epoch from clock_timestamp()) * 1000);
   return next;
 end $$;
@@ -675,14 +675,14 @@ end $$;
 
 -- Moves what is due from scheduled to where it belongs. Answers how much, and when the next one is due. Other nodes are
 -- told, because who moves a job need not serve its queue, and who serves it may have looked a moment too early.
-create function millrace.promote(p_limit int) returns table (moved int, queues int[], next_in_ms float8, now_ms float8) language plpgsql
+create function millrace.promote(p_limit int, p_from timestamptz default '-infinity') returns table (moved int, queues int[], next_in_ms float8, now_ms float8) language plpgsql
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
 declare v_moved int; v_queues int[];
 begin
   with due as (
     delete from millrace.scheduled s
-    where s.ctid = any (array(select d.ctid from millrace.scheduled d where d.run_at <= clock_timestamp() order by d.run_at limit p_limit for update skip locked))
+    where s.ctid = any (array(select d.ctid from millrace.scheduled d where d.run_at > p_from and d.run_at <= clock_timestamp() order by d.run_at limit p_limit for update skip locked))
     returning s.*
   ), waits as (
     insert into millrace.blocked (job_id, rank, due_at, queue_id, task_id, bytes, attempt, run, rescues, group_key, group_limit)
@@ -701,7 +701,7 @@ begin
     perform pg_notify('millrace_@schema', 'q' || array_to_string(v_queues[1:500], ','));
   end if;
   return query select v_moved, v_queues,
-    (select extract(epoch from s.run_at - clock_timestamp())::float8 * 1000 from millrace.scheduled s order by s.run_at limit 1),
+    (select extract(epoch from s.run_at - clock_timestamp())::float8 * 1000 from millrace.scheduled s where s.run_at > p_from order by s.run_at limit 1),
     extract(epoch from clock_timestamp())::float8 * 1000;
 end $$;
 

@@ -630,6 +630,24 @@ test('the commit of a job of a group tells the nodes of the next one, and nothin
   }),
 )
 
+test('a completion reads its own rows alone, also by plans that were made while the tables were empty', LIMIT, () =>
+  withHeld(20, async ({ it, complete, connect }) => {
+    await it.query('vacuum (analyze) millrace.attempt_0, millrace.completion, millrace.job_0')
+    const client = await connect()
+    for (let nth = 0; nth < 20; nth++) {
+      await client.query('begin')
+      await complete(client, nth)
+      const { rows } = await client.query(
+        `select relname from pg_stat_xact_user_tables where schemaname = $1 and seq_scan > 0
+         and relname in ('attempt_0', 'completion', 'job_0')`,
+        [it.db.schema],
+      )
+      await client.query('commit')
+      assert.deepEqual(rows, [], `at the ${nth + 1}th`)
+    }
+  }),
+)
+
 test('a flush sorts doubts out by what PostgreSQL says, and sending it again counts nothing twice', LIMIT, () =>
   withHeld(6, async ({ it, nodeId, chunk, ids, complete, connect }) => {
     const [done, open] = [await connect(), await connect()]

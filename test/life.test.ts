@@ -261,6 +261,21 @@ test('[TM-125] with one attempt the first failure is the last', async () => {
     const { id } = await bundle.client.enqueue('careful', 1, { maxAttempts: 1 })
     await bundle.inState(id, 'failed')
     assert.equal((await attempts(bundle, id)).length, 1)
+    assert.deepEqual(
+      (await bundle.client.console.dead.list()).map((letter) => [letter.id, letter.code, letter.attempts]),
+      [[id, 'TASK_THREW', 1]],
+    )
+  })
+})
+
+test('[TM-126] of a hundred attempts the last is as good as the first', async () => {
+  await withEngines(async (bundle) => {
+    await bundle.engine({ pollMs: 10, pollMaxMs: 10 })
+    const lucky = await bundle.client.enqueue('flaky', { failures: 99 }, { maxAttempts: 100 })
+    const doomed = await bundle.client.enqueue('flaky', { failures: 100 }, { maxAttempts: 100 })
+    assert.deepEqual((await bundle.inState(lucky.id, 'completed')).result, { attempt: 100, run: 100 })
+    await bundle.inState(doomed.id, 'failed')
+    for (const { id } of [lucky, doomed]) assert.equal((await attempts(bundle, id)).length, 100)
   })
 })
 

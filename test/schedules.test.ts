@@ -711,14 +711,20 @@ test('[CS-038] [CS-042] an expression that became invalid is named once, shown a
   }))
 
 test('[TM-129] an engine without schedules runs, does nothing about them, and opens no connection for them', () =>
-  withFleet(async ({ start, db, query }) => {
+  withFleet(async ({ client, start, db, log, query }) => {
     const engine = await start()
     await engine.enqueue('noop', null)
     await engine.drain()
-    const sessions = await query<{ application_name: string }>(
-      `select application_name from pg_stat_activity where application_name = 'millrace schedule' and query like $1`,
-      [`%${db.schema}%`],
-    )
-    assert.deepEqual(sessions, [])
+    const sessions = async () =>
+      (
+        await query(
+          `select from pg_stat_activity where application_name = 'millrace schedule' and query like '%' || $1 || '%'`,
+          [db.schema],
+        )
+      ).length
+    assert.equal(await sessions(), 0)
     assert.equal(engine.stats().occurrences, 0)
+    await client.schedules.create({ id: 'first', task: 'noop', cron: '* * * * * *' })
+    await log.times('schedule.fired', 1)
+    assert.equal(await sessions(), 1, 'the first schedule opens it')
   }))

@@ -175,11 +175,12 @@ export interface Console {
   readonly dead: {
     list(filter?: DeadFilter): Promise<DeadRow[]>
     /**
-     * One or many matching, oldest first, at most 10,000; attempts count anew. `perSecond` (0.01 to 100,000) spreads them
-     * over time: the first at once, the others become due one after the other. Those whose key another unfinished job
-     * has meanwhile stay. @throws EngineError JOB_NOT_FOUND, NOT_DEAD, DUPLICATE_TASK when one id was named
+     * One, a list of ids, or many matching, oldest first, at most 10,000; attempts count anew. The answer names what was
+     * not requeued: jobs whose key another unfinished job has meanwhile, and ids of the list that are no dead letters.
+     * An expiry that has passed is dropped, one that is ahead stays.
+     * @throws EngineError VALIDATION; JOB_NOT_FOUND, NOT_DEAD, DUPLICATE_TASK when one `id` was named
      */
-    requeue(filter: DeadFilter, options?: { readonly perSecond?: number }): Promise<number>
+    requeue(filter: RequeueFilter, options?: RequeueOptions): Promise<Requeued>
     /** Forgets them, all that match unless `limit` says less; their attempts stay in the history. */
     purge(filter: DeadFilter): Promise<number>
   }
@@ -365,6 +366,28 @@ export interface DeadFilter {
   /** Died at or after, and before. */
   readonly diedAfter?: Date | number
   readonly diedBefore?: Date | number
+}
+
+export interface RequeueFilter extends DeadFilter {
+  /** These, at most 10,000, in place of all other fields. */
+  readonly ids?: readonly number[]
+}
+
+export interface RequeueOptions {
+  /** 0.01 to 100,000: the first becomes due at once, the others one after the other. Default: all at once. */
+  readonly perSecond?: number
+  /** A new expiry for every one of them; must be ahead. Default: as the jobs have it, unless it has passed. */
+  readonly expiresAt?: Date | number
+}
+
+export interface Requeued {
+  readonly requeued: number
+  /** How many stay dead because another unfinished job has their key; the first 100 of them with that job. */
+  readonly taken: number
+  readonly takenBy: readonly { readonly id: number; readonly heldBy: number }[]
+  /** How many of `ids` are no dead letters; the first 100 of them with what they are, null when there is no such job. */
+  readonly notDead: number
+  readonly notDeadIds: readonly { readonly id: number; readonly state: JobState | null }[]
 }
 
 export interface DeadRow {

@@ -25,6 +25,8 @@ const LOOPS_MS = 300_000
 const LOOPS_MS_MAX = 86_400_000
 /** Dead letters that one requeue touches at most, and one batch of a purge. */
 const DEAD_MAX = 10_000
+/** Jobs that the answer of a requeue names, of each kind that was left. */
+const NAMED_MAX = 100
 
 type Row = Record<string, unknown>
 
@@ -152,21 +154,37 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
           }),
         )
       },
-      async requeue(filter, { perSecond } = {}) {
-        const ids = await deadIds(filter)
-        const rows = await ask<{ job_id: number; held_by: number | null }>('requeue', [ids, rateOf(perSecond)])
-        const refused = rows.find((row) => row.held_by !== null)
-        if (refused && filter.id !== undefined) {
+      async requeue({ ids: named, ...filter }, { perSecond, expiresAt } = {}) {
+        const ids = named === undefined ? await deadIds(filter) : idsOf(named, filter)
+        const rows = await ask<{ job_id: number; held_by: number | null }>('requeue', [
+          ids,
+          rateOf(perSecond),
+          timeOf('expiresAt', expiresAt),
+        ])
+        const refused = rows.filter((row) => row.held_by !== null)
+        if (refused.length > 0 && filter.id !== undefined) {
           throw new EngineError(
             'DUPLICATE_TASK',
-            `job ${refused.held_by} has the key of job ${refused.job_id} meanwhile`,
-            { jobId: refused.held_by },
+            `job ${refused[0]!.held_by} has the key of job ${refused[0]!.job_id} meanwhile`,
+            { jobId: refused[0]!.held_by },
           )
         }
-        const done = rows.filter((row) => row.held_by === null).length
-        if (done > 0) await wakeAll(store)
-        if (done > 1 && perSecond !== undefined) await store.notify('s')
-        return done
+        const requeued = rows.length - refused.length
+        if (requeued > 0) await wakeAll(store)
+        if (requeued > 1 && perSecond !== undefined) await store.notify('s')
+        const found = new Set(rows.map((row) => row.job_id))
+        const absent = named === undefined ? [] : ids.filter((id) => !found.has(id))
+        const states =
+          absent.length === 0
+            ? []
+            : await ask<{ job_id: number; state: JobRow['state'] | null }>('states', [absent.slice(0, NAMED_MAX)])
+        return {
+          requeued,
+          taken: refused.length,
+          takenBy: refused.slice(0, NAMED_MAX).map((row) => ({ id: row.job_id, heldBy: row.held_by! })),
+          notDead: absent.length,
+          notDeadIds: states.map((row) => ({ id: row.job_id, state: row.state })),
+        }
       },
       async purge(filter) {
         for (let gone = 0; ; ) {
@@ -207,6 +225,16 @@ function idOf(id: number | undefined): number | null {
   if (!Number.isSafeInteger(id) || id < 1)
     throw new EngineError('VALIDATION', `a job id is a whole number from 1, got ${String(id)}`, { field: 'id' })
   return id
+}
+
+/** Each once: a list may come from a log that names a job twice. */
+function idsOf(ids: readonly number[], rest: DeadFilter): number[] {
+  const wrong = (what: string) => new EngineError('VALIDATION', what, { field: 'ids' })
+  const beside = Object.entries(rest).find(([, value]) => value !== undefined)
+  if (beside) throw wrong(`ids stand alone, without ${beside[0]}`)
+  if (!Array.isArray(ids) || ids.length < 1 || ids.length > DEAD_MAX)
+    throw wrong(`ids must be a list of 1 to ${DEAD_MAX} job ids`)
+  return [...new Set(ids.map((id) => idOf(id)!))]
 }
 
 function limitOf(limit: number | undefined, fallback: number, max: number): number {

@@ -118,6 +118,7 @@ const STATS: EngineStats = {
 
 const CREATED = new Date('2026-11-21T01:02:03.004Z')
 
+const LEFT_NONE = { requeued: 2, taken: 0, takenBy: [], notDead: 0, notDeadIds: [] }
 const JOB: JobRow = {
   id: 7,
   task: 'mail',
@@ -277,7 +278,7 @@ function fakeConsole(overrides: Partial<Console> = {}): Console {
         { at: new Date(CREATED.getTime() + 12), state: 'completed', where: 'node n1', why: 'the handler returned' },
       ],
     }),
-    dead: { list: async () => [], requeue: async () => 2, purge: async () => 1 },
+    dead: { list: async () => [], requeue: async () => LEFT_NONE, purge: async () => 1 },
     cancel: async () => 'cancelled',
     doctor: async () => [{ check: 'database', value: 'PostgreSQL 15', verdict: 'ok', advice: '' }],
     migrations: async () => ({ from: 0, to: 1, applied: [{ version: 1, name: 'base' }], sql: 'create table x ()' }),
@@ -620,9 +621,42 @@ test('dead letters are requeued and purged only when it is said which', async ()
   assert.equal((await cli(['dead'])).out, 'No dead letter fits.\n')
 })
 
+test('several dead letters are named at once; what was left is told line by line', async () => {
+  const seen: unknown[][] = []
+  const requeue = async (...args: unknown[]) => {
+    seen.push(args)
+    return {
+      requeued: 1,
+      taken: 2,
+      takenBy: [{ id: 8, heldBy: 20 }],
+      notDead: 2,
+      notDeadIds: [
+        { id: 9, state: 'queued' as const },
+        { id: 10, state: null },
+      ],
+    }
+  }
+  const api = fakeApi({ console: { dead: { ...fakeConsole().dead, requeue } } })
+  const { out } = await cli(['dead', 'requeue', '7', '8', '9', '10', '--expires-at', '2030-01-01'], { api })
+  assert.deepEqual(seen, [[{ ids: [7, 8, 9, 10] }, { expiresAt: new Date('2030-01-01') }]])
+  assert.deepEqual(out.trimEnd().split('\n'), [
+    '1 job requeued.',
+    '2 jobs left, as another has the key:',
+    '  8: job 20 has it',
+    '  and 1 more',
+    '2 ids left, as they are no dead letters:',
+    '  9: queued',
+    '  10: no such job',
+  ])
+  assert.equal((await cli(['dead', 'requeue', '7', 'x'], { api })).code, 64)
+})
+
 test('dead letters are chosen by their time too, and are tried again at a rate', async () => {
   const seen: unknown[][] = []
-  const requeue = async (...args: unknown[]) => seen.push(args)
+  const requeue = async (...args: unknown[]) => {
+    seen.push(args)
+    return LEFT_NONE
+  }
   const api = fakeApi({ console: { dead: { ...fakeConsole().dead, requeue } } })
   await cli(['dead', 'requeue', '--all', '--per-second', '0.5', '--died-after', '2026-01-01', '--limit', '7'], { api })
   assert.deepEqual(seen, [[{ limit: 7, diedAfter: new Date('2026-01-01') }, { perSecond: 0.5 }]])

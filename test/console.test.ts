@@ -127,7 +127,7 @@ test('explain tells every state of a job that was retried, died and was requeued
     assert.equal(dead.events.at(-1)!.where, 'dead letters')
     assert.match(dead.events.at(-1)!.why, /TASK_THREW: careful/)
     assert.match(dead.events[0]!.why, /priority 4, at most 2 attempts/)
-    assert.equal(await client.console.dead.requeue({ id }), 1)
+    assert.equal((await client.console.dead.requeue({ id })).requeued, 1)
     await inState(id, 'retrying')
     const again = await client.console.explain(id)
     assert.deepEqual(
@@ -173,7 +173,7 @@ test('[TM-062] [TM-064] [TM-065] dead letters: listed, requeued by name, purged;
     assert.equal(await codeFrom(() => console.dead.purge({ id: pending.first })), 'NOT_DEAD')
     assert.equal(await codeFrom(() => console.dead.purge({ id: 0 })), 'VALIDATION')
 
-    assert.equal(await console.dead.requeue({ task: 'fail', queue: 'default', limit: 3 }), 3)
+    assert.equal((await console.dead.requeue({ task: 'fail', queue: 'default', limit: 3 })).requeued, 3)
     assert.equal((await console.job(first))!.state, 'queued')
     assert.equal((await console.job(first))!.attempt, 1)
     assert.equal((await console.job(first + 3))!.state, 'failed')
@@ -197,10 +197,10 @@ test('a dead letter whose key another job has meanwhile is not requeued', async 
       assert.equal(error.details.jobId, other.id)
       return true
     })
-    assert.equal(await client.console.dead.requeue({}), 0)
+    assert.equal((await client.console.dead.requeue({})).requeued, 0)
     assert.equal((await client.console.job(id))!.state, 'failed')
     assert.equal(await client.console.cancel(other.id), 'cancelled')
-    assert.equal(await client.console.dead.requeue({ id }), 1)
+    assert.equal((await client.console.dead.requeue({ id })).requeued, 1)
   })
 })
 

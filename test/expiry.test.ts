@@ -44,7 +44,7 @@ test('[TM-085] [TM-105] what waits in a paused queue expires: at once, for its t
   })
 })
 
-test('what no node serves expires, however it was enqueued; requeued, it expires again', async () => {
+test('what no node serves expires, however it was enqueued; requeued with a new expiry, it expires again', async () => {
   await withEngines(async ({ client, engine, inState, query, until }) => {
     const expiresAt = Date.now() + 300
     const many = await client.enqueueMany(
@@ -59,12 +59,29 @@ test('what no node serves expires, however it was enqueued; requeued, it expires
     await inState(rows[0]!.id, 'expired')
     await until('all have expired', async () => (await client.console.queue.stats('default')).dead === 2_501)
     assert.equal(many.count, 2_500)
-    await client.console.dead.requeue({ id: rows[0]!.id })
+    const past = client.console.dead.requeue({ id: rows[0]!.id }, { expiresAt: Date.now() - 60_000 })
+    await assert.rejects(past, { code: 'VALIDATION' })
+    await client.console.dead.requeue({ id: rows[0]!.id }, { expiresAt: Date.now() + 1_000 })
     await until('it expired again', async () => (await client.console.queue.stats('default')).dead === 2_501)
     const [{ n }] = (await query(`select count(*)::int as n from millrace.attempts where job_id = ${rows[0]!.id}`)) as [
       { n: number },
     ]
     assert.equal(n, 2)
+  })
+})
+
+test('what expired is requeued for a life without an expiry: it waits as long as it must, and runs', async () => {
+  await withEngines(async ({ client, engine, inState, query, until }) => {
+    await client.console.queue.pause('default')
+    const { first } = (await client.enqueueMany('echo', [1, 2, 3], { expiresAt: Date.now() + 300 })).ids[0]!
+    const ids = [first, first + 1, first + 2]
+    await engine(QUICK)
+    for (const id of ids) await inState(id, 'expired')
+    assert.equal((await client.console.dead.requeue({ ids })).requeued, 3)
+    assert.deepEqual(await query('select expires_at from millrace.job where expires_at is not null'), [])
+    await client.console.queue.resume('default')
+    for (const id of ids) await inState(id, 'completed')
+    await until('nothing is watched', async () => (await query('select from millrace.expiring')).length === 0)
   })
 })
 
@@ -144,4 +161,29 @@ test('jobs without an expiry are not watched, and what has ended is forgotten wh
   assert.deepEqual(await it.store.expireDue(10), { expired: 0, more: false })
   assert.deepEqual(await states(done, 2), ['completed', 'completed'])
   assert.equal(await watched(), 0)
+})
+
+test('a dead letter that comes back is no longer watched with its chunk; an expiry that is ahead stays its own', async () => {
+  const first = await it.put(5, { expiresAtMs: Date.now() + HOUR })
+  const bury = (id: number, code: string) =>
+    it.query(
+      `insert into millrace.dead (job_id, queue_id, task_id, attempts, run, code, reason)
+       select id, queue_id, task_id, 1, 1, $2, '{}' from millrace.job where id = $1`,
+      [id, code],
+    )
+  await it.query('delete from millrace.ready')
+  await bury(first + 2, 'TASK_EXPIRED')
+  await bury(first + 3, 'TASK_FAILED')
+  await it.query('select millrace.requeue($1)', [[first + 2, first + 3]])
+  assert.deepEqual(
+    await it.query(`select (first_id - $1)::int as at, count::int from millrace.expiring order by 1`, [first]),
+    [
+      { at: 0, count: 2 },
+      { at: 3, count: 1 },
+      { at: 4, count: 1 },
+    ],
+  )
+  await it.query('update millrace.expiring set look_at = now()')
+  await it.query('select millrace.expire_due(100)')
+  assert.deepEqual(await states(first + 2, 2), ['queued', 'expired'])
 })

@@ -293,7 +293,7 @@ test(
       )
       assert.equal((await engine.console.job(id))?.state, 'failed')
       rmSync(obstacle)
-      assert.equal(await engine.console.dead.requeue({ id }), 1)
+      assert.equal((await engine.console.dead.requeue({ id })).requeued, 1)
       await until('it completes', async () => (await engine.console.job(id))?.state === 'completed')
       const last = (await attemptsOf(id)).at(-1)!
       assert.deepEqual([last.attempt, last.run, last.outcome], [1, 5, 'completed'])

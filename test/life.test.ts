@@ -157,7 +157,7 @@ test('[TM-063] [TM-080] [TM-110] [TM-111] a dead letter that is requeued begins 
     await bundle.inState(id, 'failed')
     assert.equal(await bundle.count('dead'), 1)
     broken = false
-    assert.equal(await bundle.client.console.dead.requeue({ id }), 1)
+    assert.equal((await bundle.client.console.dead.requeue({ id })).requeued, 1)
     const job = await bundle.inState(id, 'completed')
     assert.deepEqual(job.result, { attempt: 1, run: 3 })
     assert.equal(await bundle.count('dead'), 0)
@@ -178,7 +178,7 @@ test('[TM-082] an ephemeral job that completes leaves nothing; one that dies is 
     const dying = await client.enqueue('fail', 1, { ephemeral: true, maxAttempts: 1 })
     await inState(dying.id, 'failed')
     assert.equal(await count('dead'), 1)
-    assert.equal(await client.console.dead.requeue({ id: dying.id }), 1)
+    assert.equal((await client.console.dead.requeue({ id: dying.id })).requeued, 1)
     await inState(dying.id, 'failed')
   })
 })

@@ -258,7 +258,7 @@ test('[TM-063] [TM-064] [TM-065] [TM-111] requeue gives a dead letter its attemp
     assert.equal(await codeFrom(() => requeue({ id: pending })), 'NOT_DEAD')
     assert.equal(await codeFrom(() => requeue({ id: done })), 'NOT_DEAD')
     assert.equal(await codeFrom(() => requeue({ id: 999_999_999 })), 'JOB_NOT_FOUND')
-    assert.equal(await requeue({ id }), 1)
+    assert.equal((await requeue({ id })).requeued, 1)
     const job = await client.console.job(id)
     assert.deepEqual([job!.state, job!.attempt], ['queued', 1])
     assert.equal(await bundle.count('dead'), 0)
@@ -282,11 +282,70 @@ test('a job that is requeued when its key is taken stays dead and names who has 
       details: { jobId: holder },
     })
     const [other] = await letters(bundle, 'queue', 1)
-    assert.equal(await client.console.dead.requeue({ queue: 'queue' }), 1)
+    assert.deepEqual(await client.console.dead.requeue({ queue: 'queue' }), {
+      requeued: 1,
+      taken: 1,
+      takenBy: [{ id: dead, heldBy: holder }],
+      notDead: 0,
+      notDeadIds: [],
+    })
     await bundle.inState(other!, 'failed') // it fails again
     assert.equal((await client.console.job(dead))!.state, 'failed')
     await client.console.cancel(holder)
-    assert.equal(await client.console.dead.requeue({ id: dead }), 1)
+    assert.equal((await client.console.dead.requeue({ id: dead })).requeued, 1)
+  })
+})
+
+test('a requeue of many counts all that it left, and names so many of them as can be read', async () => {
+  await withEngines(async ({ client, query }) => {
+    const { requeue } = client.console.dead
+    const keyed = async (count: number) => {
+      const items = Array.from({ length: count }, (_, no) => ({
+        task: 'nobody',
+        payload: no,
+        options: { idempotencyKey: `k${no}` },
+      }))
+      const { ids } = await client.enqueueMany(items)
+      return ids.flatMap((span) => Array.from({ length: span.count }, (_, no) => span.first + no))
+    }
+    const first = await keyed(130)
+    await query(`delete from millrace.ready`)
+    await query(`delete from millrace.key`)
+    await query(`insert into millrace.dead (job_id, queue_id, task_id, attempts, run, code, reason)
+      select id, queue_id, task_id, 1, 1, 'TEST', '{}' from millrace.job`)
+    const second = await keyed(120)
+    const done = await requeue({ task: 'nobody' })
+    assert.deepEqual([done.requeued, done.taken, done.takenBy.length], [10, 120, 100])
+    assert.deepEqual(done.takenBy[99], { id: first[99], heldBy: second[99] })
+  })
+})
+
+test('a list of ids is requeued as far as they are dead letters; each other id is named with what it is', async () => {
+  await withEngines(async (bundle) => {
+    const { requeue } = bundle.client.console.dead
+    const engine = await bundle.engine()
+    const [one, two, three] = await letters(bundle, 'queue', 3)
+    await engine.stop()
+    const { id: waiting } = await bundle.client.enqueue('nobody', 1)
+    assert.deepEqual(await requeue({ ids: [999_999_999, two!, waiting, one!, two!] }), {
+      requeued: 2,
+      taken: 0,
+      takenBy: [],
+      notDead: 2,
+      notDeadIds: [
+        { id: 999_999_999, state: null },
+        { id: waiting, state: 'queued' },
+      ],
+    })
+    const { notDead, notDeadIds } = await requeue({ ids: Array.from({ length: 150 }, (_, no) => 5_000_000 + no) })
+    assert.deepEqual([notDead, notDeadIds.length], [150, 100])
+    assert.deepEqual(
+      (await bundle.client.console.dead.list()).map((row) => row.id),
+      [three],
+    )
+    for (const ids of [[], [0], ['1' as unknown as number], Array(10_001).fill(1)])
+      assert.equal(await codeFrom(() => requeue({ ids })), 'VALIDATION')
+    assert.equal(await codeFrom(() => requeue({ ids: [three!], queue: 'queue' })), 'VALIDATION')
   })
 })
 
@@ -296,7 +355,7 @@ test('many dead letters requeued at a rate become due one after the other, and a
     const engine = await bundle.engine()
     await letters(bundle, 'queue', 20)
     await engine.stop()
-    assert.equal(await client.console.dead.requeue({ queue: 'queue' }, { perSecond: 50 }), 20)
+    assert.equal((await client.console.dead.requeue({ queue: 'queue' }, { perSecond: 50 })).requeued, 20)
     const spread = await bundle.query<{ ms: number }>(
       `select (extract(epoch from max(run_at) - min(run_at)) * 1000)::float8 as ms from millrace.scheduled`,
     )

@@ -1,7 +1,7 @@
 // `dead list | requeue | purge`: the dead letters. Requeue and purge of more than one must be asked for by name.
 
 import { EngineError } from '../base/errors.ts'
-import type { DeadFilter } from './api.ts'
+import type { DeadFilter, Requeued, RequeueFilter, RequeueOptions } from './api.ts'
 import { type Cli, withClient } from './context.ts'
 import { brief, moment, plural, printTable } from './text.ts'
 
@@ -34,11 +34,24 @@ export async function deadList(cli: Cli, filter: DeadFilter): Promise<void> {
 
 export async function deadRequeue(
   cli: Cli,
-  { perSecond, ...filter }: DeadFilter & { all?: boolean; perSecond?: number },
+  { perSecond, expiresAt, ...filter }: RequeueFilter & RequeueOptions & { all?: boolean },
 ): Promise<void> {
-  const spread = perSecond === undefined ? {} : { perSecond }
-  const moved = await withClient(cli, 'nothing', (client) => client.console.dead.requeue(chosen(filter), spread))
-  report(cli, 'requeued', moved)
+  const options = { ...(perSecond !== undefined && { perSecond }), ...(expiresAt !== undefined && { expiresAt }) }
+  const done = await withClient(cli, 'nothing', (client) => client.console.dead.requeue(chosen(filter), options))
+  if (cli.terminal.json) return cli.terminal.record(done)
+  if (done.requeued > 0 || done.taken + done.notDead === 0) report(cli, 'requeued', done.requeued)
+  else cli.terminal.print('None was requeued.')
+  left(cli, done)
+}
+
+/** What was not requeued, and why: line by line, so that it can be looked up. */
+function left({ terminal }: Cli, { taken, takenBy, notDead, notDeadIds }: Requeued): void {
+  if (taken > 0) terminal.print(`${plural(taken, 'job')} left, as another has the key:`)
+  for (const row of takenBy) terminal.print(`  ${row.id}: job ${row.heldBy} has it`)
+  if (taken > takenBy.length) terminal.print(`  and ${taken - takenBy.length} more`)
+  if (notDead > 0) terminal.print(`${plural(notDead, 'id')} left, as they are no dead letters:`)
+  for (const row of notDeadIds) terminal.print(`  ${row.id}: ${row.state ?? 'no such job'}`)
+  if (notDead > notDeadIds.length) terminal.print(`  and ${notDead - notDeadIds.length} more`)
 }
 
 export async function deadPurge(cli: Cli, filter: DeadFilter & { all?: boolean }): Promise<void> {
@@ -47,8 +60,18 @@ export async function deadPurge(cli: Cli, filter: DeadFilter & { all?: boolean }
 }
 
 /** The filter, when it names something; purging everything by leaving a word out must not happen. */
-function chosen({ all, ...filter }: DeadFilter & { all?: boolean }): DeadFilter {
-  if (all || filter.id !== undefined || filter.queue !== undefined || filter.task !== undefined) return filter
+function chosen<F extends RequeueFilter>({
+  all,
+  ...filter
+}: F & { all?: boolean }): Omit<F & { all?: boolean }, 'all'> {
+  if (
+    all ||
+    filter.ids !== undefined ||
+    filter.id !== undefined ||
+    filter.queue !== undefined ||
+    filter.task !== undefined
+  )
+    return filter
   throw new EngineError('VALIDATION', 'name what is meant: an ID, --queue, --task or --all', { field: 'ID' })
 }
 

@@ -3,7 +3,7 @@
 
 import { Command, Option } from 'commander'
 import { flagOf, SETTING_NAMES, type SettingName, settingOf } from '../config/settings.ts'
-import type { DeadFilter, JobFilter, ResultFilter, ScheduleFilter } from './api.ts'
+import type { DeadFilter, JobFilter, RequeueFilter, RequeueOptions, ResultFilter, ScheduleFilter } from './api.ts'
 import { cancel } from './cancel.ts'
 import { config } from './config.ts'
 import type { Cli } from './context.ts'
@@ -196,6 +196,7 @@ export function buildProgram(cli: Cli, outcome: Outcome): Command {
   const dead = add('dead', 'dead letters: jobs that failed for good', CARE, [
     'dead list',
     'dead requeue 4711',
+    'dead requeue 4711 4712 --expires-at 2027-01-01',
     'dead requeue --task send-mail --per-second 20',
     'dead purge --task send-mail',
   ])
@@ -203,12 +204,26 @@ export function buildProgram(cli: Cli, outcome: Outcome): Command {
     .option('--before <id>', 'only ids below this one: the next page', jobId)
     .action(async (filter: DeadFilter) => ran(await deadList(cli, filter)))
   deadFilter(
-    dead.command('requeue').description('try them again, with fresh attempts').argument('[id]', 'one of them', jobId),
+    dead
+      .command('requeue')
+      .description('try them again, with fresh attempts')
+      .argument('[ids...]', 'one of them, or several', (text: string, ids: number[] = []) => [...ids, jobId(text)]),
   )
     .option('--all', 'all that fit, up to --limit')
     .option('--per-second <n>', 'so many a second instead of all at once', rateFrom('--per-second', 0.01, 100_000))
-    .action(async (id: number | undefined, filter: DeadFilter & { perSecond?: number }) =>
-      ran(await deadRequeue(cli, { ...filter, ...(id && { id }) })),
+    .option(
+      '--expires-at <moment>',
+      'not at all after this moment; else an expiry that has passed is dropped',
+      momentFrom('--expires-at'),
+    )
+    .action(async (ids: number[], { limit, ...filter }: RequeueFilter & RequeueOptions) =>
+      ran(
+        await deadRequeue(cli, {
+          ...filter,
+          // a list is as long as it is
+          ...(ids.length > 1 ? { ids } : { ...(limit && { limit }), ...(ids.length === 1 && { id: ids[0]! }) }),
+        }),
+      ),
     )
   deadFilter(dead.command('purge').description('forget them for ever').argument('[id]', 'one of them', jobId))
     .option('--all', 'all that fit, up to --limit')

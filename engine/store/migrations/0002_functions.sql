@@ -916,13 +916,20 @@ end $$;
 
 -- Gives dead letters another life: attempts count from 1 again. A job whose key an unfinished job has meanwhile stays
 -- dead, and the answer names that job. p_per_second: spread over time, the first now; each waits in scheduled for its turn.
-create function millrace.requeue(p_jobs bigint[], p_per_second float8 default null) returns table (job_id bigint, held_by bigint) language plpgsql
+-- An expiry that has passed is dropped, one that is ahead stays; p_expires_at takes the place of either.
+create function millrace.requeue(p_jobs bigint[], p_per_second float8 default null, p_expires_at timestamptz default null)
+returns table (job_id bigint, held_by bigint) language plpgsql
 set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
-declare d record; v_held bigint; v_nth int := 0;
+declare d record; v_held bigint; v_nth int := 0; v_expires timestamptz;
 begin
+  if p_expires_at <= clock_timestamp() then raise exception 'expires_at must be ahead' using errcode = 'MR400'; end if;
+  if p_expires_at is not null or exists (select from unnest(p_jobs) p(id) join millrace.job j on j.id = p.id where j.expires_at is not null) then
+    -- a sweep that has read the old expiry must not meet the job in its new place
+    perform pg_advisory_xact_lock(hashtextextended('@schema expiry', 0));
+  end if;
   for d in
-    select x.job_id, x.run, j.queue_id, j.task_id, j.priority, j.payload_bytes, j.key, j.group_key, coalesce(j.group_limit, 1) as group_limit, j.expires_at, q.ageing_ms
+    select x.job_id, x.run, j.queue_id, j.task_id, j.priority, j.payload_bytes, j.key, j.group_key, coalesce(j.group_limit, 1) as group_limit, j.expires_at, x.code, q.ageing_ms
     from millrace.dead x join millrace.job j on j.id = x.job_id join millrace.queue q on q.id = j.queue_id
     where x.job_id = any (p_jobs) order by x.job_id for update of x
   loop
@@ -932,8 +939,9 @@ begin
     end if;
     if v_held is null then
       delete from millrace.dead x where x.job_id = d.job_id;
-      if d.expires_at is not null then
-        insert into millrace.expiring (first_id, count, look_at) values (d.job_id, 1, d.expires_at) on conflict (first_id) do nothing;
+      v_expires := coalesce(p_expires_at, case when d.code <> 'TASK_EXPIRED' and d.expires_at > clock_timestamp() then d.expires_at end);
+      if v_expires is not null or d.expires_at is not null then
+        perform millrace.expire_at(d.job_id, v_expires, d.expires_at);
       end if;
       v_nth := v_nth + 1;
       if v_nth > 1 and p_per_second is not null then

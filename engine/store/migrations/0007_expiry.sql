@@ -15,6 +15,21 @@ create function millrace.watch_expiry(p_chunks json) returns void language sql a
   select w.f, w.c, to_timestamp(w.e / 1000.0) from json_to_recordset(p_chunks) as w(f bigint, c int, e float8) where w.e is not null
 $$;
 
+-- Gives a job that comes back another expiry than it had, or none: what is watched as part of a chunk is cut out of it.
+-- The only update of a row of job; expires_at stands in no index, and the payload is not written anew.
+create function millrace.expire_at(p_job bigint, p_at timestamptz, p_old timestamptz) returns void language plpgsql as $$
+declare x millrace.expiring;
+begin
+  if p_at is distinct from p_old then update millrace.job j set expires_at = p_at where j.id = p_job; end if;
+  select w.* into x from millrace.expiring w where w.first_id <= p_job order by w.first_id desc limit 1;
+  if x.first_id + x.count > p_job then
+    delete from millrace.expiring w where w.first_id = x.first_id;
+    insert into millrace.expiring (first_id, count, look_at)
+    select w.f, w.n, x.look_at from (values (x.first_id, p_job - x.first_id), (p_job + 1, x.first_id + x.count - p_job - 1)) as w(f, n) where w.n > 0;
+  end if;
+  if p_at is not null then insert into millrace.expiring (first_id, count, look_at) values (p_job, 1, p_at); end if;
+end $$;
+
 -- Makes dead letters (TASK_EXPIRED) of what waits although its time has passed: of at most p_chunks chunks and about 10,000
 -- jobs, by one session at a time. What somebody is just taking, and what is held, is looked at again later. Answers how many jobs ended, and whether
 -- there is more to do at once. Index: expiring_look; then ready_pkey, scheduled_pkey, blocked_pkey.

@@ -96,8 +96,15 @@ select job_id, task, queue, died_at, attempts, code, reason, payload from millra
 select job_id from millrace.dead_ids($1, $2, $3, $4, $5, $6) as job_id;
 
 -- name: requeue
--- Params: $1 jobs, $2 so many per second. Returns the jobs that were dead letters; held_by when another unfinished job has the key.
-select job_id, held_by from millrace.requeue($1, $2);
+-- Params: $1 jobs, $2 so many per second, $3 a new expiry. Returns the jobs that were dead letters; held_by when another
+-- unfinished job has the key.
+select job_id, held_by from millrace.requeue($1, $2, $3);
+
+-- name: states
+-- What jobs are, one by one; null: there is none. Params: $1 jobs.
+select p.id as job_id, v.state
+from unnest($1::bigint[]) with ordinality p(id, nth) left join lateral (select x.state from millrace.jobs x where x.id = p.id offset 0) v on true
+order by p.nth;
 
 -- name: purge_dead
 -- Forgets dead letters; their attempts stay in the history. Params: $1 jobs.

@@ -588,6 +588,15 @@ test('what another node made ahead is asked about after its time, should that no
   await bench.schedules.stop()
 })
 
+test('what has begun is noted before the stop is over, whatever the time is', async () => {
+  const bench = await nearFive({ room: 2, schedules: 2 })
+  await bench.pass(10_001, 1)
+  assert.deepEqual([bench.store.prepared.length, bench.store.begun.length, bench.scheduler.stats().prerun], [2, 0, 0])
+  await bench.schedules.stop()
+  assert.deepEqual(bench.store.begun, bench.store.prepared)
+  assert.ok(!bench.log.lines.some(({ event }) => event === 'schedule.note_failed'))
+})
+
 test('when jobs cannot be made ahead they are made at their time', async () => {
   const bench = await nearFive()
   bench.store.troubles.push({ call: 'prepare', error: AWAY })

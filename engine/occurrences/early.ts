@@ -95,6 +95,9 @@ export class Early {
   readonly #batches = new Map<number, Batch>()
   /** Occurrences made ahead, and those that were withdrawn again; for the metrics. */
   readonly counts = { prepared: 0, withdrawn: 0 }
+  /** Confirmations whose notes are not written yet, and what makes them hurry. */
+  readonly #confirming = new Set<Promise<void>>()
+  readonly #hurry = new AbortController()
 
   constructor(needs: EarlyNeeds) {
     this.#needs = needs
@@ -136,7 +139,21 @@ export class Early {
   }
 
   /** The due time has come, or will in a moment: waits for it, and says what became of each. */
-  async confirm(atMs: number, tell: (runId: string, scheduleId: string, end: EarlyEnd) => void): Promise<void> {
+  confirm(atMs: number, tell: (runId: string, scheduleId: string, end: EarlyEnd) => void): Promise<void> {
+    const confirming = this.#confirm(atMs, tell)
+    this.#confirming.add(confirming)
+    const over = () => void this.#confirming.delete(confirming)
+    confirming.then(over, over)
+    return confirming
+  }
+
+  /** Resolves when what has begun is noted: at once, with nobody waiting for the processors any more. */
+  async stop(): Promise<void> {
+    this.#hurry.abort()
+    await Promise.allSettled(this.#confirming)
+  }
+
+  async #confirm(atMs: number, tell: (runId: string, scheduleId: string, end: EarlyEnd) => void): Promise<void> {
     const batch = this.#batches.get(atMs)
     if (batch === undefined) return
     await batch.flight
@@ -169,7 +186,7 @@ export class Early {
     for (const { runId, scheduleId, jobId } of begun) tell(runId, scheduleId, { end: 'begun', jobId, lateMs })
     for (const other of others) tell(...other)
     if (begun.length === 0) return
-    await this.#needs.clock.sleep(NOTE_AFTER_MS) // nobody waits for it, and the jobs need the processors
+    await this.#needs.clock.sleep(NOTE_AFTER_MS, this.#hurry.signal) // nobody waits for it, and the jobs need the processors
     await store.noteBegun(begun, lateMs).catch((error) => log.warn({ error: messageOf(error) }, 'schedule.note_failed'))
   }
 
@@ -218,7 +235,7 @@ export class Early {
         const { stands, lateMs } = await store.confirm(batch.atMs, batch.change)
         if (stands) return { lateMs, standing: null }
         if (lateMs < 0) {
-          await clock.sleep(Math.min(20, Math.max(1, -lateMs - 5)))
+          await clock.sleep(Math.min(20, Math.max(1, -lateMs - 5)), this.#hurry.signal)
           continue
         }
         const made = Array.from(batch.jobs, ([runId, jobId]) => ({
@@ -230,7 +247,7 @@ export class Early {
       } catch (error) {
         if (tries === 0) log.warn({ error: messageOf(error), due: batch.jobs.size }, 'schedule.confirm_delayed')
         if (!isRetryable(error) || tries === CONFIRM_TRIES_MAX) throw error
-        await clock.sleep(backoffMs(tries))
+        await clock.sleep(backoffMs(tries), this.#hurry.signal)
       }
     }
     return NOTHING // stopped meanwhile

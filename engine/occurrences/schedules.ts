@@ -213,6 +213,7 @@ export class Schedules {
     this.quiet()
     await this.#loop
     await this.#flying
+    await this.#early.stop()
   }
 
   /** Schedules may have changed: look, and build the index anew. */

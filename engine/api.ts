@@ -173,6 +173,10 @@ export interface Console {
   /** The life of a job, event by event. @throws EngineError JOB_NOT_FOUND */
   explain(id: number): Promise<JobLife>
   readonly dead: {
+    /**
+     * The newest job first; of a time (`diedAfter`, `diedBefore`) the one that died last. `before` continues behind a
+     * letter; of a time it begins anew when that letter is none any more. `limit` at most 1,000 (default 50).
+     */
     list(filter?: DeadFilter): Promise<DeadRow[]>
     /**
      * One, a list of ids, or many matching, oldest first, at most 10,000; attempts count anew. The answer names what was

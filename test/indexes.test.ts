@@ -227,6 +227,25 @@ function statements(): Hot[] {
     shown('console', 'dead_ids', ['q3', null, null, 100, null, null], 1_000, 600),
     shown('console', 'dead', ['a queue that nobody named', null, null, null, 50, null, null], 10, 60),
     shown('console', 'dead_ids', [null, null, null, 100, null, null], 500, 600),
+    // the span of a hundred seconds has a hundred of the 50,000: at the old end, at the new end, and where there is none
+    ...[IDS.dead[0] + 100, IDS.dead[1] - 200].flatMap((id) => {
+      const diedMs = Date.now() - (IDS.dead[1] - id) * 1_000
+      const span = [new Date(diedMs), new Date(diedMs + 100_000)]
+      return [
+        shown('console', 'dead', [null, null, null, null, 50, ...span], 1_500, 2_000),
+        shown('console', 'dead_ids', [null, null, null, 100, ...span], 1_000, 600),
+      ]
+    }),
+    // whichever half of them: no more is read than is shown
+    ...[
+      [null, new Date(Date.now() - 25_000_000)],
+      [new Date(Date.now() - 25_000_000), null],
+      [null, new Date(Date.now() - 1e9)],
+    ].flatMap((span) => [
+      shown('console', 'dead', [null, null, null, null, 50, ...span], 1_500, 2_000),
+      shown('console', 'dead_ids', [null, null, null, 1_000, ...span], 2_000, 100),
+    ]),
+    shown('console', 'states', [[dead, IDS.ready[0] + 7, 5_000_000]], 100, 600),
     shown('console', 'purge_dead', [[dead, dead + 1]], 10, 60),
     shown('console', 'queue_purge', [queueId, 'blocked', 0, new Date().toISOString(), 10, 'x'], 10_000, 30_000),
     shown('console', 'nodes', [], 0, 60),

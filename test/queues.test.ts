@@ -557,6 +557,15 @@ test('[TM-109] dead letters are never claimed, and are found by when they died',
       (await list({ diedAfter: hourAgo })).map((row) => row.id),
       [ids[2], ids[1]],
     )
+    // of a time they come in the order of their deaths, a page at a time
+    await bundle.query(`update millrace.dead set died_at = now() + interval '1 hour' where job_id = $1`, [ids[1]])
+    const pages: number[] = []
+    for (let before: number | undefined; pages.length < 9; before = pages.at(-1)) {
+      const page = await list({ diedAfter: 0, limit: 1, ...(before && { before }) })
+      if (page.length === 0) break
+      pages.push(...page.map((row) => row.id))
+    }
+    assert.deepEqual(pages, [ids[1], ids[2], ids[0]])
     assert.equal(await purge({ diedBefore: new Date(hourAgo) }), 1)
     assert.equal((await list()).length, 2)
   })

@@ -187,7 +187,8 @@ begin
   end loop;
 end $$;
 
--- Dead letters, newest job first. Index: dead_pkey, dead_queue, dead_time.
+-- Dead letters, newest job first; of a time the last to die first, so that one index gives both the time and the order, and
+-- no more is read than is shown. p_below: behind this one. Index: dead_pkey, dead_queue, dead_time.
 create function millrace.list_dead(p_queue text, p_task text, p_job bigint, p_below bigint, p_limit int, p_after timestamptz, p_before timestamptz)
 returns setof millrace.dead_letters language plpgsql stable
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_custom_plan as $$
@@ -195,17 +196,28 @@ declare
   v_queue int := (select q.id from millrace.queue q where q.name = p_queue);
   v_task int := (select t.id from millrace.task t where t.name = p_task);
   v_ids bigint[];
+  v_below timestamptz;
 begin
   if (p_queue is not null and v_queue is null) or (p_task is not null and v_task is null) then return; end if;
-  select array_agg(w.job_id) into v_ids from (
-    select d.job_id from millrace.dead d
-    where (v_queue is null or d.queue_id = v_queue) and (v_task is null or d.task_id = v_task) and (p_job is null or d.job_id = p_job)
-      and (p_below is null or d.job_id < p_below) and (p_after is null or d.died_at >= p_after) and (p_before is null or d.died_at < p_before)
-    order by d.job_id desc limit p_limit) w;
-  return query select v.* from millrace.dead_letters v where v.job_id = any (v_ids) order by v.job_id desc;
+  if p_after is null and p_before is null then
+    select array_agg(w.job_id order by w.job_id desc) into v_ids from (
+      select d.job_id from millrace.dead d
+      where (v_queue is null or d.queue_id = v_queue) and (v_task is null or d.task_id = v_task) and (p_job is null or d.job_id = p_job)
+        and (p_below is null or d.job_id < p_below)
+      order by d.job_id desc limit p_limit) w;
+  else
+    select d.died_at into v_below from millrace.dead d where d.job_id = p_below;
+    select array_agg(w.job_id order by w.died_at desc, w.job_id desc) into v_ids from (
+      select d.job_id, d.died_at from millrace.dead d
+      where (v_queue is null or d.queue_id = v_queue) and (v_task is null or d.task_id = v_task) and (p_job is null or d.job_id = p_job)
+        and (v_below is null or (d.died_at, d.job_id) < (v_below, p_below))
+        and (p_after is null or d.died_at >= p_after) and (p_before is null or d.died_at < p_before)
+      order by d.died_at desc, d.job_id desc limit p_limit) w;
+  end if;
+  return query select v.* from millrace.dead_letters v where v.job_id = any (v_ids) order by array_position(v_ids, v.job_id);
 end $$;
 
--- The oldest dead letters that match. Index: dead_pkey, dead_queue, dead_time.
+-- The oldest dead letters that match: the first jobs, of a time those that died first. Index: dead_pkey, dead_queue, dead_time.
 create function millrace.dead_ids(p_queue text, p_task text, p_job bigint, p_limit int, p_after timestamptz, p_before timestamptz)
 returns setof bigint language plpgsql stable set enable_seqscan = off set enable_bitmapscan = off set plan_cache_mode = force_custom_plan as $$
 declare
@@ -213,11 +225,18 @@ declare
   v_task int := (select t.id from millrace.task t where t.name = p_task);
 begin
   if (p_queue is not null and v_queue is null) or (p_task is not null and v_task is null) then return; end if;
-  return query
-    select d.job_id from millrace.dead d
-    where (v_queue is null or d.queue_id = v_queue) and (v_task is null or d.task_id = v_task) and (p_job is null or d.job_id = p_job)
-      and (p_after is null or d.died_at >= p_after) and (p_before is null or d.died_at < p_before)
-    order by d.job_id limit p_limit;
+  if p_after is null and p_before is null then
+    return query
+      select d.job_id from millrace.dead d
+      where (v_queue is null or d.queue_id = v_queue) and (v_task is null or d.task_id = v_task) and (p_job is null or d.job_id = p_job)
+      order by d.job_id limit p_limit;
+  else
+    return query
+      select d.job_id from millrace.dead d
+      where (v_queue is null or d.queue_id = v_queue) and (v_task is null or d.task_id = v_task) and (p_job is null or d.job_id = p_job)
+        and (p_after is null or d.died_at >= p_after) and (p_before is null or d.died_at < p_before)
+      order by d.died_at, d.job_id limit p_limit;
+  end if;
 end $$;
 
 -- ------------------------------------------------------------------ results

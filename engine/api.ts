@@ -186,7 +186,7 @@ export interface Console {
      */
     requeue(filter: RequeueFilter, options?: RequeueOptions): Promise<Requeued>
     /** Forgets them, all that match unless `limit` says less; their attempts stay in the history. */
-    purge(filter: DeadFilter): Promise<number>
+    purge(filter: Omit<DeadFilter, 'before'>): Promise<number>
   }
   /** cancelled: it was waiting and never will run. signalled: its holder was told. */
   cancel(id: number, reason?: string): Promise<'cancelled' | 'signalled' | 'finished' | 'unknown'>
@@ -372,7 +372,7 @@ export interface DeadFilter {
   readonly diedBefore?: Date | number
 }
 
-export interface RequeueFilter extends DeadFilter {
+export interface RequeueFilter extends Omit<DeadFilter, 'before'> {
   /** These, at most 10,000, in place of all other fields. */
   readonly ids?: readonly number[]
 }

@@ -27,6 +27,7 @@ const LOOPS_MS_MAX = 86_400_000
 const DEAD_MAX = 10_000
 /** Jobs that the answer of a requeue names, of each kind that was left. */
 const NAMED_MAX = 100
+const DEAD_FIELDS = ['id', 'queue', 'task', 'limit', 'diedAfter', 'diedBefore']
 
 type Row = Record<string, unknown>
 
@@ -46,7 +47,8 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
     return rows.map(jobOf)
   }
 
-  const deadIds = async (filter: DeadFilter): Promise<number[]> => {
+  const deadIds = async (filter: Omit<DeadFilter, 'before'>): Promise<number[]> => {
+    checkFields(filter, DEAD_FIELDS)
     const rows = await ask<{ job_id: number }>('dead_ids', [
       filter.queue ?? null,
       filter.task ?? null,
@@ -154,7 +156,9 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
           }),
         )
       },
-      async requeue({ ids: named, ...filter }, { perSecond, expiresAt } = {}) {
+      async requeue(chosen, { perSecond, expiresAt } = {}) {
+        checkFields(chosen, [...DEAD_FIELDS, 'ids'])
+        const { ids: named, ...filter } = chosen
         const ids = named === undefined ? await deadIds(filter) : idsOf(named, filter)
         const rows = await ask<{ job_id: number; held_by: number | null }>('requeue', [
           ids,
@@ -218,6 +222,17 @@ async function wakeAll(store: Store): Promise<void> {
 
 function notFound(id: number): EngineError {
   return new EngineError('JOB_NOT_FOUND', `no job has the id ${id}`, { jobId: id })
+}
+
+/** What is misspelt would choose everything. */
+function checkFields(filter: object, allowed: readonly string[]): void {
+  if (typeof filter !== 'object' || filter === null)
+    throw new EngineError('VALIDATION', `a filter is an object; {} means all of them, got ${filter}`, {
+      field: 'filter',
+    })
+  for (const field of Object.keys(filter))
+    if (!allowed.includes(field))
+      throw new EngineError('VALIDATION', `${field} is no field of this filter: ${allowed.join(', ')}`, { field })
 }
 
 function idOf(id: number | undefined): number | null {

@@ -345,6 +345,22 @@ const REFUSED: readonly [string, EnqueueOptions, string][] = [
   ['an option that does not exist', { prio: 1 } as never, 'prio'],
 ]
 
+test('a batch that is none, and an item that is none, are refused', async () => {
+  await withEngines(async ({ client, count }) => {
+    for (const [batch, field] of [
+      [() => client.enqueueMany('mail', 5 as never), 'payloads'],
+      [() => client.enqueueMany('mail', undefined as never), 'payloads'],
+      [() => client.enqueueMany(undefined as never), 'items'],
+      [() => client.enqueueMany([{ task: 'mail', payload: 1 }, null as never]), 'items'],
+    ] as const)
+      await assert.rejects(batch, (error: { code: string; details: { field: string } }) => {
+        assert.deepEqual([error.code, error.details.field], ['VALIDATION', field])
+        return true
+      })
+    assert.equal(await count('job'), 0)
+  })
+})
+
 test('[TM-018] [TM-019] [TM-020] [TM-021] options out of range are refused before anything is written', async () => {
   await withEngines(async ({ client, count }) => {
     await client.enqueue('mail', 0)

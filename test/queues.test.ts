@@ -537,6 +537,19 @@ test('[TM-104] [TM-105] [TM-106] [TM-107] a dead letter says why: code, type, me
   })
 })
 
+test('a filter that is misspelt, or only for lists, chooses nothing: it is refused', async () => {
+  await withEngines(async (bundle) => {
+    await bundle.engine()
+    await letters(bundle, 'queue', 2)
+    const { requeue, purge } = bundle.client.console.dead
+    for (const filter of [{ que: 'other' }, { before: 1 }, undefined, null] as never[]) {
+      assert.equal(await codeFrom(() => purge(filter)), 'VALIDATION')
+      assert.equal(await codeFrom(() => requeue(filter)), 'VALIDATION')
+    }
+    assert.equal(await bundle.count('dead'), 2)
+  })
+})
+
 test('[TM-109] dead letters are never claimed, and are found by when they died', async () => {
   await withEngines(async (bundle) => {
     const { client } = bundle

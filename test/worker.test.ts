@@ -153,6 +153,9 @@ for (const { id, limitMs, signal } of [
         await bundle.until('it is held', async () => (await bundle.count('lease')) === 1)
         const [node] = await bundle.query<{ id: number }>('select node_id as id from millrace.lease')
         const engine = await bundle.engine({ tasks: CROWD, ...DEAF, ...life })
+        // one that is new lets everybody speak first: it must have been here for as long as it judges others by
+        const hereFrom = systemClock.steadyMs()
+        await bundle.until('it may judge others', async () => systemClock.steadyMs() - hereFrom > limitMs + 100)
         silent.signal(signal)
         // what it had said until now counts from now; whatever still arrives only makes it later
         const [seen] = await bundle.query<{ at: Date }>('select seen_at as at from millrace.node where id = $1', [

@@ -164,7 +164,12 @@ export class Enqueuer {
     if (this.#closed) throw new EngineError('STOPPING', 'the engine is stopping and takes no jobs')
     const within = typeof first === 'string' ? options : (second as Pick<EnqueueOptions, 'client'> | undefined)
     const client = within?.client
-    const count = typeof first === 'string' ? (second as readonly unknown[]).length : first.length
+    const batch = typeof first === 'string' ? second : first
+    if (!Array.isArray(batch))
+      throw new EngineError('VALIDATION', 'a batch must be an array', {
+        field: typeof first === 'string' ? 'payloads' : 'items',
+      })
+    const count = batch.length
     if (count > BATCH_JOBS_MAX)
       throw new EngineError('VALIDATION', `a batch has at most ${BATCH_JOBS_MAX} jobs, got ${count}`, { count })
     if (count === 0) return { count: 0, ids: [] }
@@ -180,6 +185,8 @@ export class Enqueuer {
       if (at > 0 && at % SLICE_JOBS === 0) await nextTurn()
       try {
         const item = shared ? null : (first as readonly EnqueueItem[])[at]!
+        if (!shared && (typeof item !== 'object' || item === null))
+          throw new EngineError('VALIDATION', 'it must be an object with task, payload and options', { field: 'items' })
         const template = shared ?? this.#template(item!.task, item!.options)
         if (template.key !== null) {
           const key = `${template.queue}\n${template.key}`

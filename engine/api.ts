@@ -320,7 +320,7 @@ export type JobState =
   | 'unknown'
 
 export interface JobFilter {
-  readonly state?: string
+  readonly state?: JobState
   readonly task?: string
   readonly queue?: string
   readonly id?: number

@@ -14,6 +14,7 @@ import type {
   NodeRow,
 } from './api.ts'
 import { EngineError } from './base/errors.ts'
+import { checkFields, JOB_STATES } from './filters.ts'
 import { openQueueVerbs, statsOf } from './queue-verbs.ts'
 import { openResultVerbs, timeOf } from './result-verbs.ts'
 import { readStatements } from './store/statements.ts'
@@ -27,6 +28,7 @@ const LOOPS_MS_MAX = 86_400_000
 const DEAD_MAX = 10_000
 /** Jobs that the answer of a requeue names, of each kind that was left. */
 const NAMED_MAX = 100
+const JOB_FIELDS = ['state', 'task', 'queue', 'id', 'limit', 'before']
 const DEAD_FIELDS = ['id', 'queue', 'task', 'limit', 'diedAfter', 'diedBefore']
 
 type Row = Record<string, unknown>
@@ -36,6 +38,11 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
   const ask = <R = Row>(name: string, values: readonly unknown[] = []) => store.ask<R>(statements.get(name)!, values)
 
   const jobs = async (filter: JobFilter = {}): Promise<JobRow[]> => {
+    checkFields(filter, JOB_FIELDS)
+    if (filter.state !== undefined && !JOB_STATES.includes(filter.state))
+      throw new EngineError('VALIDATION', `state must be one of ${JOB_STATES.join(', ')}, got ${filter.state}`, {
+        field: 'state',
+      })
     const rows = await ask('jobs', [
       filter.task ?? null,
       filter.queue ?? null,
@@ -134,6 +141,7 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
 
     dead: {
       async list(filter = {}) {
+        checkFields(filter, [...DEAD_FIELDS, 'before'])
         const rows = await ask('dead', [
           filter.queue ?? null,
           filter.task ?? null,
@@ -222,17 +230,6 @@ async function wakeAll(store: Store): Promise<void> {
 
 function notFound(id: number): EngineError {
   return new EngineError('JOB_NOT_FOUND', `no job has the id ${id}`, { jobId: id })
-}
-
-/** What is misspelt would choose everything. */
-function checkFields(filter: object, allowed: readonly string[]): void {
-  if (typeof filter !== 'object' || filter === null)
-    throw new EngineError('VALIDATION', `a filter is an object; {} means all of them, got ${filter}`, {
-      field: 'filter',
-    })
-  for (const field of Object.keys(filter))
-    if (!allowed.includes(field))
-      throw new EngineError('VALIDATION', `${field} is no field of this filter: ${allowed.join(', ')}`, { field })
 }
 
 function idOf(id: number | undefined): number | null {

@@ -2,6 +2,7 @@
 
 import type { ResultFilter, ResultPage, ResultRow, ResultVerbs } from './api.ts'
 import { EngineError } from './base/errors.ts'
+import { checkFields } from './filters.ts'
 import { readStatements } from './store/statements.ts'
 import type { Store } from './store/store.ts'
 
@@ -13,6 +14,8 @@ const SCAN_MAX = 100_000
 /** Completed jobs that one batch looks at: bounds its transaction. */
 const BATCH_JOBS = 10_000
 
+const FIELDS = ['queue', 'task', 'group', 'completedAfter', 'completedBefore', 'limit', 'offset', 'cursor']
+
 type Row = Record<string, unknown>
 
 export function openResultVerbs(store: Store): ResultVerbs {
@@ -20,6 +23,7 @@ export function openResultVerbs(store: Store): ResultVerbs {
   const ask = <R = Row>(name: string, values: readonly unknown[] = []) => store.ask<R>(statements.get(name)!, values)
 
   const page = async (filter: ResultFilter = {}): Promise<ResultPage> => {
+    checkFields(filter, FIELDS)
     const limit = wholeOf('limit', filter.limit ?? LIST_DEFAULT, 1, LIST_MAX)
     const offset = wholeOf('offset', filter.offset ?? 0, 0, OFFSET_MAX)
     const before = timeOf('completedBefore', filter.completedBefore)
@@ -46,7 +50,9 @@ export function openResultVerbs(store: Store): ResultVerbs {
 
     list: async (filter) => (await page(filter)).rows,
 
-    async cleanup({ queue, completedBefore }) {
+    async cleanup(filter) {
+      checkFields(filter, ['queue', 'completedBefore'])
+      const { queue, completedBefore } = filter
       if (queue === undefined && completedBefore === undefined)
         throw new EngineError('VALIDATION', 'name what is meant: queue, completedBefore, or both', {
           field: 'completedBefore',

@@ -13,6 +13,7 @@ import type {
 import { EngineError } from './base/errors.ts'
 import { NAME_CHARS_MAX } from './base/limits.ts'
 import type { Enqueuer } from './enqueuer/enqueuer.ts'
+import { checkFields } from './filters.ts'
 import { type CronPlan, parseCron } from './schedule/cron.ts'
 import { nextAfter } from './schedule/occurrences.ts'
 import type { NewSchedule, ScheduleRecord, ScheduleStore } from './store/schedule-store.ts'
@@ -131,6 +132,7 @@ export function openSchedules(needs: ScheduleVerbsNeeds): Schedules {
     },
 
     async list(filter = {}) {
+      checkFields(filter, ['queue', 'limit', 'after', 'before'])
       const rows = await store.list({
         id: null,
         queue: filter.queue === undefined ? null : nameOf('queue', filter.queue),

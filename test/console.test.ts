@@ -266,3 +266,28 @@ test('a client without a schema says that it is missing', async () => {
     assert.equal(await codeFrom(() => client.enqueue('mail', 1)), 'SCHEMA_MISSING')
   })
 })
+
+test('a filter that is misspelt is refused, where it lists and where it would act on everything', async () => {
+  await withEngines(async ({ client, inState, engine, another }) => {
+    await engine()
+    const { id } = await client.enqueue('echo', 1)
+    await inState(id, 'completed')
+    const { console } = another()
+    const odd = { que: 'default' } as object
+    const calls: [string, () => Promise<unknown>][] = [
+      ['jobs', () => console.jobs(odd)],
+      ['jobs', () => console.jobs({ state: 'nope' as 'queued' })],
+      ['results', () => console.results.list(odd)],
+      ['results', () => console.results.cleanup({ queue: 'default', completdBefore: 0 } as object)],
+      ['dead', () => console.dead.list(odd)],
+      ['schedules', () => console.schedules.list(odd)],
+    ]
+    for (const [name, call] of calls) assert.equal(await codeFrom(call), 'VALIDATION', name)
+    assert.equal((await console.results.list({ queue: 'default' })).length, 1)
+    for (const options of [{ client }, { onDuplicate: 'ignore' }])
+      assert.equal(
+        await codeFrom(() => client.enqueueMany([{ task: 'echo', payload: 1, options: options as object }])),
+        'VALIDATION',
+      )
+  })
+})

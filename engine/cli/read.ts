@@ -1,5 +1,6 @@
 // Reads what a person writes after a flag or as an argument; every refusal names it and says what is allowed.
 
+import type { JobState } from '../api.ts'
 import { EngineError, messageOf } from '../base/errors.ts'
 import {
   DELAY_MS_MAX,
@@ -11,6 +12,7 @@ import {
   PRIORITY_MIN,
 } from '../base/limits.ts'
 import { duration, grouped, whole } from '../config/fields.ts'
+import { JOB_STATES } from '../filters.ts'
 
 /** A reader for commander: takes the text, returns the value or throws VALIDATION. */
 export type Reader<T> = (text: string) => T
@@ -76,19 +78,6 @@ export function readJson(text: string): unknown {
   }
 }
 
-const STATES = [
-  'scheduled',
-  'queued',
-  'blocked',
-  'assigned',
-  'running',
-  'retrying',
-  'timed_out',
-  'completed',
-  'failed',
-  'cancelled',
-  'expired',
-]
 const SYNONYMS: Readonly<Record<string, string>> = {
   pending: 'queued',
   ready: 'queued',
@@ -97,10 +86,10 @@ const SYNONYMS: Readonly<Record<string, string>> = {
   dead: 'failed',
 }
 
-export function jobState(text: string): string {
+export function jobState(text: string): JobState {
   const state = SYNONYMS[text] ?? text
-  if (STATES.includes(state)) return state
-  throw refused('--state', text, `one of ${STATES.join(', ')}`)
+  if (JOB_STATES.includes(state)) return state as JobState
+  throw refused('--state', text, `one of ${JOB_STATES.join(', ')}`)
 }
 
 function refused(what: string, text: string, rule: string): EngineError {

@@ -187,6 +187,9 @@ export class Enqueuer {
         const item = shared ? null : (first as readonly EnqueueItem[])[at]!
         if (!shared && (typeof item !== 'object' || item === null))
           throw new EngineError('VALIDATION', 'it must be an object with task, payload and options', { field: 'items' })
+        for (const field of ['client', 'onDuplicate'])
+          if (item?.options && field in item.options)
+            throw new EngineError('VALIDATION', `an item of a batch has no ${field}`, { field })
         const template = shared ?? this.#template(item!.task, item!.options)
         if (template.key !== null) {
           const key = `${template.queue}\n${template.key}`

@@ -155,18 +155,20 @@ test('two sessions that claim at once never get the same job [TM-087] [PC-064]',
   // one session holds its claim open while the other claims
   const holding = new pg.Client({ connectionString: it.db.url })
   await holding.connect()
-  await holding.query('begin')
-  const held = await holding.query(`select first_id from "${it.db.schema}".claim($1, $2, null, 5, 1000000, null)`, [
-    a,
-    [queueId],
-  ])
-  const taken = await claimFrom(queueId, b, 100, other)
-  const ids = new Set([...held.rows.map((row) => Number(row.first_id)), ...taken.map((chunk) => chunk.firstId)])
-  assert.equal(held.rows.length, 5)
-  assert.equal(taken.length, 15)
-  assert.equal(ids.size, 20)
-  await holding.query('rollback')
-  await holding.end()
+  try {
+    await holding.query('begin')
+    const held = await holding.query(`select first_id from "${it.db.schema}".claim($1, $2, null, 5, 1000000, null)`, [
+      a,
+      [queueId],
+    ])
+    const taken = await claimFrom(queueId, b, 100, other)
+    const ids = new Set([...held.rows.map((row) => Number(row.first_id)), ...taken.map((chunk) => chunk.firstId)])
+    assert.equal(held.rows.length, 5)
+    assert.equal(taken.length, 15)
+    assert.equal(ids.size, 20)
+  } finally {
+    await holding.end()
+  }
   assert.equal((await claimFrom(queueId, b, 100, other)).length, 5)
 })
 

@@ -343,3 +343,82 @@ test('what is waiting and might start now is shown as queued, what is behind the
   await g.end(held!)
   await g.empty()
 })
+
+test("two flushes that let go of groups and cancel in each other's take the groups in one order", async () => {
+  const [queueId] = await it.store.queueIds(['crossed'])
+  const second = await it.join()
+  const held = async (node: number, group: string) => {
+    await it.put(1, { queueId: queueId!, group, groupLimit: 2 })
+    const [chunk] = await it.store.claim({
+      nodeId: node,
+      queueIds: [queueId!],
+      taskIds: null,
+      jobsMax: 1,
+      bytesMax: 1e9,
+      group: null,
+    })
+    assert.equal(chunk!.group, group)
+    return chunk!
+  }
+  const [endsA, goesOnA] = [await held(nodeId, 'two'), await held(nodeId, 'one')]
+  const [endsB, goesOnB] = [await held(second, 'one'), await held(second, 'two')]
+  for (const { firstId } of [goesOnA, goesOnB]) await it.query(`select millrace.cancel($1, 'x')`, [firstId])
+  const flushOf = (node: number, no: number, ends: ClaimedChunk, goesOn: ClaimedChunk): Flush => ({
+    ...completing(no, node, [ends], {
+      finished: [
+        {
+          leaseId: ends.leaseId,
+          jobId: ends.firstId,
+          queueId: queueId!,
+          keyed: false,
+          ephemeral: false,
+          group: ends.group,
+        },
+      ],
+      retries: [
+        {
+          leaseId: goesOn.leaseId,
+          jobId: goesOn.firstId,
+          delayMs: 0,
+          attempt: goesOn.attempt + 1,
+          run: goesOn.run + 1,
+          rescues: 0,
+        },
+      ],
+    }),
+    leaseIds: [ends.leaseId, goesOn.leaseId],
+    leaseDone: [1, 1],
+  })
+  const sent = [
+    { store: it.store, node: nodeId, flush: flushOf(nodeId, ++flushNo, endsA, goesOnA) },
+    { store: it.other(), node: second, flush: flushOf(second, 1, endsB, goesOnB) },
+  ]
+  // both have come as far as to read the wishes
+  const gate = it.other()
+  let flying: Promise<PromiseSettledResult<unknown>[]>
+  await gate.session('ask').exclusive('open', async (client) => {
+    await client.query('begin')
+    await client.query(`lock table "${it.db.schema}".cancelling in access exclusive mode`)
+    flying = Promise.allSettled(sent.map(({ store, node, flush }) => store.flush(node, flush)))
+    for (let tries = 0; ; tries++) {
+      const [row] = await it.query<{ n: number }>(
+        `select count(*)::int as n from pg_locks where not granted and relation = '"${it.db.schema}".cancelling'::regclass`,
+      )
+      if (row!.n === 2) break
+      assert.ok(tries < 20_000, 'both flushes wait')
+    }
+    await client.query('commit')
+  })
+  const results = await flying!
+  assert.deepEqual(
+    results.map(({ status }) => status),
+    ['fulfilled', 'fulfilled'],
+  )
+  const states = await it.query<{ state: string }>('select state from millrace.jobs where id = any ($1) order by id', [
+    [endsA, goesOnA, endsB, goesOnB].map((chunk) => chunk.firstId),
+  ])
+  assert.deepEqual(
+    states.map((row) => row.state),
+    ['completed', 'cancelled', 'completed', 'cancelled'],
+  )
+})

@@ -578,7 +578,7 @@ end $$;
 --   running: [{l lease, j job, r run, n lane, t started ms, p progress}]}
 create function millrace.flush_rest(p_rest json) returns void language plpgsql
 set enable_hashjoin = off set enable_mergejoin = off as $$
-declare x record; v_passed bigint[];
+declare x record; v_passed bigint[]; v_grouped bigint[]; v_wished bigint[];
 begin
   with retried as (
     insert into millrace.scheduled (first_id, run_at, rank, queue_id, task_id, bytes, count, attempt, run, rescues, holds, group_key)
@@ -618,16 +618,24 @@ begin
   on conflict (job_id) do update set lease_id = excluded.lease_id, run = excluded.run, lane = excluded.lane,
     started_at = excluded.started_at, seen_at = now(), progress = coalesce(excluded.progress, running.progress);
 
-  perform millrace.let_go(
-    (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'keyed') v),
-    (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'grouped') v) || v_passed,
-    (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'ephemeral') v));
-
+  v_grouped := array(select v::bigint from json_array_elements_text(p_rest -> 'grouped') v) || v_passed;
   -- what goes on although somebody asked for its end; who asks locks the lease, as we did
   if exists (select from millrace.cancelling) then
-    perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k
-    where k.job_id in (select t.j from json_to_recordset(p_rest -> 'retries') as t(j bigint))
-      or exists (select from json_to_recordset(p_rest -> 'releases') as t(f bigint, n int) where k.job_id >= t.f and k.job_id < t.f + t.n);
+    v_wished := array(select k.job_id from millrace.cancelling k
+      where k.job_id in (select t.j from json_to_recordset(p_rest -> 'retries') as t(j bigint))
+        or exists (select from json_to_recordset(p_rest -> 'releases') as t(f bigint, n int) where k.job_id >= t.f and k.job_id < t.f + t.n));
+    -- all groups in the one order, before the first is let go
+    perform pg_advisory_xact_lock(w.lock) from (
+      select distinct millrace.group_lock(j.queue_id, j.group_key) as lock from millrace.job j
+      where j.id = any (v_wished || v_grouped) and j.group_key is not null and cardinality(v_wished) > 0 order by 1) w;
+  end if;
+
+  perform millrace.let_go(
+    (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'keyed') v), v_grouped,
+    (select array_agg(v::bigint) from json_array_elements_text(p_rest -> 'ephemeral') v));
+
+  if cardinality(v_wished) > 0 then
+    perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k where k.job_id = any (v_wished);
   end if;
 end $$;
 

@@ -651,7 +651,7 @@ test('tasks are found in default exports, named exports and arrays, with their d
     group: null,
     groupLimit: null,
     onRetry: 'block',
-    timeoutMs: 30_000,
+    timeoutMs: null,
     graceMs: 5_000,
     heartbeatMs: null,
     concurrency: 1,

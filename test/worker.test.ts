@@ -137,6 +137,33 @@ test('[TM-030] the longer nothing comes the rarer it asks; work makes it ask oft
   }),
 )
 
+for (const { what, task, settings, options } of [
+  { what: 'the setting', task: 'nap', settings: { defaultTimeoutMs: 100 }, options: {} },
+  { what: 'its task', task: 'short nap', settings: { defaultTimeoutMs: 0 }, options: {} },
+  { what: 'its enqueue', task: 'short nap', settings: { defaultTimeoutMs: 0 }, options: { timeoutMs: 200 } },
+  { what: 'the setting, though it is deaf,', task: 'doze', settings: { defaultTimeoutMs: 100 }, options: {} },
+]) {
+  const title = `a handler that sleeps beyond the time that ${what} allows is ended then, and tried again`
+  test(`[TM-026] [TM-032] ${title}`, { timeout: MINUTE }, () =>
+    withEngines(async (bundle) => {
+      await bundle.engine({ tasks: CROWD, ...settings })
+      const retry = { kind: 'fixed', delayMs: 3_600_000 } as const
+      const { id } = await bundle.client.enqueue(task, 50_000, { retry, ...options })
+      const job = await bundle.inState(id, 'retrying')
+      assert.equal(job.attempt, 2)
+      const [row] = await bundle.query<{ outcome: string; code: string; ms: number }>(
+        `select outcome, error ->> 'code' as code, extract(epoch from finished_at - started_at)::float8 * 1000 as ms
+         from millrace.attempts where job_id = $1`,
+        [id],
+      )
+      assert.deepEqual([row!.outcome, row!.code], ['timed_out', 'TASK_TIMED_OUT'])
+      const allowedMs = options.timeoutMs ?? 100
+      // well below the 30 s that are the default
+      assert.ok(row!.ms >= allowedMs - 2 && row!.ms < 10_000, `it ran ${row!.ms} ms`)
+    }),
+  )
+}
+
 for (const { id, limitMs, signal } of [
   { id: '[TM-031]', limitMs: 2_000, signal: 'SIGSTOP' },
   { id: '[TM-121]', limitMs: 1_000, signal: 'SIGSTOP' },

@@ -80,7 +80,7 @@ export interface LaneLost {
   notTaken: number[]
 }
 
-/** A task as the threads found it, every default filled in. */
+/** A task as the threads found it, with every default but that of the setting defaultTimeoutMs. */
 export interface TaskInfo {
   name: string
   file: string
@@ -90,7 +90,8 @@ export interface TaskInfo {
   group: string | null
   groupLimit: number | null
   onRetry: 'block' | 'skip'
-  timeoutMs: number
+  /** null: it does not say. */
+  timeoutMs: number | null
   graceMs: number
   heartbeatMs: number | null
   concurrency: number

@@ -56,7 +56,7 @@ export function describeTask(task: TaskDefinition, file: string): TaskInfo {
     group: task.group ?? null,
     groupLimit: task.groupLimit ?? null,
     onRetry: task.onRetry ?? 'block',
-    timeoutMs: task.timeoutMs ?? 30_000,
+    timeoutMs: task.timeoutMs ?? null,
     graceMs: task.graceMs ?? 5_000,
     heartbeatMs: task.heartbeatMs ?? null,
     concurrency: task.concurrency ?? 1,

@@ -57,7 +57,7 @@ export interface TaskOptions {
   readonly queue?: string
   /** Charged attempts at most, from 1. Default 3. */
   readonly maxAttempts?: number
-  /** Milliseconds an attempt may run. Default 30,000. 0 means no limit. */
+  /** Milliseconds an attempt may run. Default: the setting defaultTimeoutMs, 30,000. 0 means no limit. */
   readonly timeoutMs?: number
   /** Milliseconds between the abort signal and the end of the thread. Default 5,000. */
   readonly graceMs?: number

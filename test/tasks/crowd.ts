@@ -38,3 +38,16 @@ export const stay = defineTask({
     return { run: ctx.run, pid: process.pid }
   },
 })
+
+const nap = (ms: number, { signal }: TaskContext) =>
+  sleep(ms, undefined, { signal }).catch(() => {
+    throw signal.reason
+  })
+
+/** Sleeps until its signal wakes it. */
+export const napping = defineTask({ name: 'nap', run: nap })
+
+export const shortNap = defineTask({ name: 'short nap', timeoutMs: 100, run: nap })
+
+/** Sleeps whatever its signal says. */
+export const dozing = defineTask({ name: 'doze', graceMs: 100, run: (ms: number) => sleep(ms) })

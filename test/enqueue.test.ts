@@ -189,6 +189,42 @@ for (const [size, by] of [
   })
 }
 
+/** What two neighbours in a batch may differ in, one at a time. */
+const DIFFERENCES: readonly EnqueueOptions[] = [
+  { queue: 'side' },
+  { priority: 1 },
+  { maxAttempts: 4 },
+  { timeoutMs: 77 },
+  { delayMs: HOUR },
+  { expiresAt: Date.now() + HOUR },
+  { retry: { kind: 'none' } },
+  { ephemeral: true },
+  { meta: { a: 1 } },
+  { group: 'g' },
+  { idempotencyKey: 'k' },
+]
+
+test('[TM-009] neighbours in a batch that differ in one option alone keep it each', async () => {
+  await withEngines(async (bundle) => {
+    const items = DIFFERENCES.flatMap((options) => [{}, options]).map((options, payload) => ({
+      task: 'mail',
+      payload,
+      options,
+    }))
+    await bundle.client.enqueueMany(items)
+    const kinds = await bundle.query(
+      `select q.name <> 'default' as queue, j.priority <> 0 as priority, j.max_attempts <> 3 as "maxAttempts", j.timeout_ms is not null as "timeoutMs",
+         j.run_at is not null as "delayMs", j.expires_at is not null as "expiresAt", j.retry is not null as retry, j.ephemeral,
+         j.meta is not null as meta, j.group_key is not null as group, j.key is not null as "idempotencyKey"
+       from millrace.job j join millrace.queue q on q.id = j.queue_id order by j.id`,
+    )
+    assert.deepEqual(
+      kinds.map((row) => Object.keys(row).filter((name) => row[name])),
+      items.map(({ options }) => Object.keys(options)),
+    )
+  })
+})
+
 test('jobs that share everything become chunks of up to 1,000; others stand for themselves', async () => {
   await withEngines(async ({ client, query }) => {
     await client.enqueueMany('mail', Array.from({ length: 2_500 }, String))
@@ -254,18 +290,29 @@ test('[TM-013] queues have their own keys', async () => {
   })
 })
 
-test('[TM-014] [TM-015] a key is free again when its job has completed or is a dead letter', async () => {
+test('[TM-014] a key is free again when its job has completed', async () => {
   await withEngines(async ({ client, engine, inState }) => {
     await engine()
     const done = await client.enqueue('echo', 1, { idempotencyKey: 'abc' })
     await inState(done.id, 'completed')
-    const dying = await client.enqueue('fail', 1, { idempotencyKey: 'abc', maxAttempts: 1 })
-    assert.equal(dying.duplicate, false)
+    const next = await client.enqueue('echo', 1, { idempotencyKey: 'abc' })
+    assert.deepEqual([next.duplicate, next.id === done.id], [false, false])
+    await inState(next.id, 'completed')
+  })
+})
+
+test('[TM-015] a key is free again when its job is a dead letter, and taken while it waits for a retry', async () => {
+  await withEngines(async ({ client, engine, inState }) => {
+    await engine()
+    const waiting = await client.enqueue('careful', 1, { idempotencyKey: 'abc', queue: 'default' })
+    await inState(waiting.id, 'retrying')
+    assert.equal(await codeFrom(() => client.enqueue('echo', 1, { idempotencyKey: 'abc' })), 'DUPLICATE_TASK')
+    const dying = await client.enqueue('fail', 1, { idempotencyKey: 'other', maxAttempts: 1 })
     await inState(dying.id, 'failed')
-    const third = await client.enqueue('echo', 1, { idempotencyKey: 'abc' })
-    assert.equal(third.duplicate, false)
-    assert.equal(new Set([done.id, dying.id, third.id]).size, 3)
-    await inState(third.id, 'completed')
+    const next = await client.enqueue('echo', 1, { idempotencyKey: 'other' })
+    assert.deepEqual([next.duplicate, next.id === dying.id], [false, false])
+    await inState(next.id, 'completed')
+    assert.equal((await client.console.dead.list({ id: dying.id })).length, 1)
   })
 })
 

@@ -136,15 +136,21 @@ const KINDS: readonly Kind[] = [
   { title: '[TM-024] a rejection', task: 'rejects', payload: 'error', code: 'TASK_THREW', message: /wrong type/ },
   { title: 'a thrown nothing', task: 'throws', payload: 'undefined', code: 'TASK_THREW', message: /./ },
   {
-    title: '[TM-107] an unhandled rejection',
+    title: '[TM-024] [TM-107] an unhandled rejection',
     task: 'leaks',
     payload: { ms: 1, runMs: 20_000 },
     code: 'UNHANDLED_REJECTION',
     message: /left behind/,
   },
-  { title: '[TM-107] process.exit in a handler', task: 'exits', payload: 0, code: 'THREAD_EXITED', message: /exit/ },
-  { title: 'process.exit with a code', task: 'exits', payload: 3, code: 'THREAD_EXITED', message: /3/ },
-  { title: 'out of memory', task: 'hoards', code: 'THREAD_OUT_OF_MEMORY', message: /heap/ },
+  {
+    title: '[TM-024] [TM-107] process.exit in a handler',
+    task: 'exits',
+    payload: 0,
+    code: 'THREAD_EXITED',
+    message: /exit/,
+  },
+  { title: '[TM-024] process.exit with a code', task: 'exits', payload: 3, code: 'THREAD_EXITED', message: /3/ },
+  { title: '[TM-024] out of memory', task: 'hoards', code: 'THREAD_OUT_OF_MEMORY', message: /heap/ },
   {
     title: '[TM-026] [TM-032] an infinite loop past its deadline',
     task: 'spins',
@@ -184,6 +190,9 @@ test('every kind of failure is one failed attempt of one job', { timeout: 5 * MI
       lost.map(({ facts }) => facts.code),
       ['THREAD_EXITED', 'THREAD_EXITED', 'THREAD_EXITED', 'THREAD_OUT_OF_MEMORY', 'TASK_TIMED_OUT'],
     )
+    // and the numbers that somebody watches tell of every failure
+    const { failed, timedOut, dead, retried } = engine.stats()
+    assert.deepEqual([failed, timedOut, dead, retried], [KINDS.length, 1, KINDS.length, 0])
   })
 })
 

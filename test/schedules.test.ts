@@ -51,14 +51,21 @@ test('[TM-050] a fired job has the options, the payload and the due time of its 
   withStore(async ({ schedules, make, item, nodeId, query, claim }) => {
     await make('a:b', {
       payload: '{"to":"ada"}',
-      options: { priority: 10, maxAttempts: 7, timeoutMs: 1_234, retry: { kind: 'none' }, meta: { team: 'x' } },
+      options: {
+        priority: 10,
+        maxAttempts: 7,
+        timeoutMs: 1_234,
+        retry: { kind: 'none' },
+        ephemeral: true,
+        meta: { team: 'x' },
+      },
     })
     const [fired] = await schedules.fire(nodeId, [item('a:b', DUE)])
     assert.equal(fired!.outcome, 'enqueued')
     const [row] = await query('select * from millrace.jobs where id = $1', [fired!.jobId])
     assert.deepEqual(
-      [row!.priority, row!.max_attempts, row!.timeout_ms, row!.payload, row!.run_at],
-      [10, 7, 1_234, { to: 'ada' }, new Date(DUE)],
+      [row!.priority, row!.max_attempts, row!.timeout_ms, row!.ephemeral, row!.payload, row!.run_at],
+      [10, 7, 1_234, true, { to: 'ada' }, new Date(DUE)],
     )
     assert.deepEqual(row!.meta, {
       team: 'x',
@@ -319,6 +326,28 @@ test('[TM-045] [TM-046] valid patterns are accepted, and the next time is the on
       const possible = [nextAfter(plan, before - 5_000), nextAfter(plan, systemClock.wallMs() + 5_000)]
       assert.ok(possible.includes(row.nextAt!.getTime()), `${cron}: ${row.nextAt!.toISOString()}`)
     }
+    // and said without our own plans: more than a week of quarters of an hour
+    const quarter = 15 * MINUTE
+    const counts = (ms: number) => {
+      const at = new Date(ms)
+      return at.getUTCDay() >= 1 && at.getUTCDay() <= 5 && at.getUTCHours() >= 9 && at.getUTCHours() <= 17
+    }
+    const firstAfter = (ms: number) => {
+      let atMs = Math.floor(ms / quarter) * quarter
+      do atMs += quarter
+      while (!counts(atMs))
+      return atMs
+    }
+    const from = systemClock.wallMs() - 5_000
+    const times = (await schedules.upcoming('*/15 9-17 * * 1-5 UTC', 200)).map(({ at }) => at.getTime())
+    assert.equal(times.length, 200)
+    assert.ok([firstAfter(from), firstAfter(systemClock.wallMs() + 5_000)].includes(times[0]!))
+    for (const [n, atMs] of times.entries()) if (n > 0) assert.equal(atMs, firstAfter(times[n - 1]!))
+    const everyMinute = (await schedules.upcoming('* * * * * UTC', 100)).map(({ at }) => at.getTime())
+    for (const [n, atMs] of everyMinute.entries()) {
+      assert.equal(atMs % MINUTE, 0)
+      if (n > 0) assert.equal(atMs - everyMinute[n - 1]!, MINUTE)
+    }
     const [at] = await schedules.upcoming('0 9 * * * Europe/Berlin', 1)
     assert.match(at!.local, /^\d{4}-\d\d-\d\d 09:00:00 \+0[12]:00$/)
     assert.equal(at!.timeZone, 'Europe/Berlin')
@@ -511,10 +540,19 @@ test('[TM-049] [TM-051] [TM-052] [TM-081] what is due is enqueued once and compl
     const after = (await client.schedules.get('a'))!
     assert.equal(after.lastOutcome, 'enqueued')
     assert.ok(after.lastScheduledAt! >= before.nextAt!)
+    const moved = (await client.schedules.get('b'))!
+    assert.ok(moved.nextAt! > before.nextAt! && moved.nextAt! > moved.lastScheduledAt!)
     assert.equal((await client.schedules.get('later'))!.runCount, 0)
     assert.equal(log.of('schedule.fired').filter(({ facts }) => facts.schedule === 'later').length, 0)
     const [first] = (await client.schedules.history('a', { limit: 1_000 })).slice(-1)
     await until('its job is completed', async () => (await client.console.job(first!.jobId!))!.state === 'completed')
+    const completed = await query<{ id: string }>(
+      `select distinct meta ->> 'schedule' as id from millrace.jobs where state = 'completed' order by 1`,
+    )
+    assert.deepEqual(
+      completed.map(({ id }) => id),
+      ['a', 'b', 'c'],
+    )
     const priorities = await query(`select distinct priority from millrace.jobs where meta ->> 'schedule' = 'c'`)
     assert.deepEqual(priorities, [{ priority: 10 }])
     assert.ok(log.lines.every(({ level }) => level !== 'error'))
@@ -526,25 +564,51 @@ test('[TM-049] [TM-051] [TM-052] [TM-081] what is due is enqueued once and compl
     assert.ok(engine.stats().lateMs.p50 > 0)
   }))
 
-test('[TM-044] options that were registered are those of the jobs', () =>
+test('[TM-044] all options that were registered are those of the jobs, made ahead or at their time', () =>
   withFleet(async ({ start, client, log, query }) => {
-    await start({
-      schedules: [
-        {
-          id: 'a',
-          task: 'noop',
-          cron: '* * * * * *',
-          options: { priority: -5, maxAttempts: 2, group: 'g', groupLimit: 2, onRetry: 'skip' },
-        },
-      ],
-    })
-    await log.times('schedule.fired', 1)
-    const [first] = (await client.schedules.history('a', { limit: 1_000 })).slice(-1)
-    const job = (await client.console.job(first!.jobId!))!
-    assert.deepEqual([job.priority, job.maxAttempts, job.group], [-5, 2, 'g'])
-    const [row] = await query('select group_limit, retry_skips from millrace.job where id = $1', [job.id])
-    assert.deepEqual(row, { group_limit: 2, retry_skips: true })
-    await until('it ran, although in a group', async () => (await client.console.job(job.id))!.state === 'completed')
+    const common = {
+      priority: -5,
+      maxAttempts: 2,
+      timeoutMs: 1_234,
+      retry: { kind: 'fixed', delayMs: 7 },
+      meta: { team: 'x' },
+    } as const
+    const inGroup = { ...common, group: 'g', groupLimit: 2, onRetry: 'skip' } as const
+    const schedules = [
+      { id: 'plain', task: 'noop', cron: '* * * * * *', options: common },
+      { id: 'in a group', task: 'noop', cron: '* * * * * *', options: inGroup },
+      { id: 'leaves nothing', task: 'noop', cron: '* * * * * *', options: { ephemeral: true } },
+    ]
+    await start({ schedules })
+    for (const { id, options } of schedules) {
+      await log.times('schedule.fired', 1, (facts) => facts.schedule === id)
+      const { maxAttempts, ...stored } = (await client.schedules.get(id))!.options
+      assert.deepEqual({ maxAttempts: 3, ...options }, { maxAttempts, ...stored })
+    }
+    const firstOf = async (id: string) => (await client.schedules.history(id, { limit: 1_000 })).at(-1)!.jobId!
+    for (const { id, options } of schedules.slice(0, 2)) {
+      const jobId = await firstOf(id)
+      const [row] = await query(
+        `select priority, max_attempts, timeout_ms, retry, group_key, group_limit, retry_skips, meta ->> 'team' as team, meta ->> 'schedule' as schedule
+         from millrace.job where id = $1`,
+        [jobId],
+      )
+      const grouped = 'group' in options
+      assert.deepEqual(row, {
+        priority: -5,
+        max_attempts: 2,
+        timeout_ms: 1_234,
+        retry: common.retry,
+        group_key: grouped ? 'g' : null,
+        group_limit: grouped ? 2 : null,
+        retry_skips: grouped ? true : null,
+        team: 'x',
+        schedule: id,
+      })
+      await until('it ran', async () => (await client.console.job(jobId))!.state === 'completed')
+    }
+    const gone = await firstOf('leaves nothing')
+    await until('it is gone', async () => (await client.console.job(gone)) === null)
   }))
 
 test('[TM-055] an engine with schedules starts and stops without an error, also between two due times', () =>

@@ -57,6 +57,13 @@ for (const { id, task, seats, jobs } of [
       const found = (await resultsOf(bundle, task)) as number[]
       assert.equal(found.length, jobs)
       assert.equal(Math.max(...found), seats)
+      // of a task that is known a thread is given more than it has seats for
+      await bundle.client.enqueueMany(
+        task,
+        Array.from({ length: 6 * jobs }, () => null),
+      )
+      await engine.drain()
+      assert.equal(Math.max(...((await resultsOf(bundle, task)) as number[])), seats)
     }),
   )
 }

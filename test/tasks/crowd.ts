@@ -44,10 +44,10 @@ const nap = (ms: number, { signal }: TaskContext) =>
     throw signal.reason
   })
 
-/** Sleeps until its signal wakes it. */
-export const napping = defineTask({ name: 'nap', run: nap })
+/** Sleeps until its signal wakes it; its thread would be ended too late for any test. */
+export const napping = defineTask({ name: 'nap', graceMs: 600_000, run: nap })
 
-export const shortNap = defineTask({ name: 'short nap', timeoutMs: 100, run: nap })
+export const shortNap = defineTask({ name: 'short nap', timeoutMs: 100, graceMs: 600_000, run: nap })
 
 /** Sleeps whatever its signal says. */
 export const dozing = defineTask({ name: 'doze', graceMs: 100, run: (ms: number) => sleep(ms) })

@@ -112,11 +112,13 @@ test(
     withServer(async (bundle, server) => {
       const engine = bundle.engine()
       await engine.ready()
-      // these are held at the cut, however fast the others are
-      const resting = Array.from({ length: 10 }, () => ({ restMs: 5_000 }))
-      bundle.history.acknowledgeMany(await bundle.client.enqueueMany('witness-shared', resting, { priority: 1 }))
       await putTenThousand(bundle)
       await inTheMiddle(bundle)
+      // these are held at the cut, however slow the machine is
+      const resting = Array.from({ length: 10 }, () => ({ restMs: 5_000 }))
+      bundle.history.acknowledgeMany(await bundle.client.enqueueMany('witness-shared', resting, { priority: 1 }))
+      const firstId = bundle.history.ids.at(-resting.length)!
+      await until('they run', () => bundle.history.executions().some(({ jobId }) => jobId >= firstId))
       await server.stop('fast')
       await engine.line('engine.fenced')
       await server.start()

@@ -72,6 +72,8 @@ const FLUSH_SHARE = 0.3
 const INLINE_COST = 'they run on the main thread: one that blocks, blocks the engine; one that crashes, ends it'
 /** What kill() allows for giving back and writing. */
 const KILL_MS = 2_000
+/** How often it is looked whether what a fence has ended is over, in ms. */
+const VACATING_LOOK_MS = 10
 
 /**
  * An engine: a queue, a scheduler and threads in this process. It does nothing until `start()`.
@@ -434,6 +436,7 @@ class MillraceEngine extends Access {
   #fenced(reason: string): void {
     if (this.#rejoining || this.#life === 'stopped') return
     this.#rejoining = true
+    const left = this.#node.id
     this.log.error({ reason, held: this.#scheduler.stats().held }, 'engine.fenced')
     this.#scheduler.fence()
     void (async () => {
@@ -442,6 +445,7 @@ class MillraceEngine extends Access {
           await this.#node.join()
           this.log.info({ node: this.#node.id }, 'engine.rejoined')
           this.#claimer.ready(null)
+          void this.#reopen(left)
           break
         } catch (error) {
           if (tries === 0) this.log.warn({ error: messageOf(error) }, 'engine.rejoin_failed')
@@ -450,6 +454,25 @@ class MillraceEngine extends Access {
       }
       this.#rejoining = false
     })()
+  }
+
+  /**
+   * What we held before is ready at once, without waiting until we have been silent for long enough, and nobody is charged.
+   * First everything that ran is over, and what had ended is written.
+   */
+  async #reopen(nodeId: number): Promise<void> {
+    const { machineClock } = this
+    const untilMs = machineClock.steadyMs() + this.settings.nodeLimitMs
+    try {
+      while (this.#scheduler.isVacating) {
+        if (machineClock.steadyMs() >= untilMs || this.#life !== 'running') return // the limit is then what all wait for
+        await machineClock.sleep(VACATING_LOOK_MS)
+      }
+      await this.#syncer.flush()
+      await this.#node.reopen(nodeId)
+    } catch (error) {
+      this.log.warn({ node: nodeId, error: messageOf(error) }, 'node.not_reopened')
+    }
   }
 
   /** It is known by now whether a handler's own transaction completed its job. */

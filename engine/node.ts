@@ -29,6 +29,7 @@ export interface NodeNeeds {
       nodeId: number,
       rescuesMax: number,
       sure: boolean,
+      blames: boolean,
     ): Promise<{ reopened: number; buried: number; gone: boolean } | null>
     leave(nodeId: number): Promise<boolean>
     nodesOf(machine: string): Promise<{ id: number; pid: number }[]>
@@ -114,6 +115,11 @@ export class Node {
     this.#fenced = false
   }
 
+  /** Opens again what this process held as the node that it was. It has not died of it, so no job is charged. */
+  async reopen(nodeId: number): Promise<void> {
+    await this.#rescue(nodeId, true, false)
+  }
+
   quiet(): void {
     this.#state = 'quiet'
   }
@@ -163,7 +169,7 @@ export class Node {
       if (cancels) this.#needs.onCancels()
       if (overdue) this.#needs.onOverdue()
       // after an outage everybody looks silent: give them the time that we would want
-      if (began - this.#steadySinceMs >= nodeLimitMs) for (const other of silent) await this.#rescue(other, false)
+      if (began - this.#steadySinceMs >= nodeLimitMs) for (const other of silent) await this.#rescue(other, false, true)
       return true
     } catch (error) {
       this.counts.missed++
@@ -189,13 +195,13 @@ export class Node {
 
   async #rescuePredecessors(): Promise<void> {
     for (const node of await this.#needs.store.nodesOf(machineId())) {
-      if (!isAlive(node.pid)) await this.#rescue(node.id, true)
+      if (!isAlive(node.pid)) await this.#rescue(node.id, true, true)
     }
   }
 
-  async #rescue(nodeId: number, sure: boolean): Promise<void> {
+  async #rescue(nodeId: number, sure: boolean, blames: boolean): Promise<void> {
     const { store, log } = this.#needs
-    const done = await store.rescue(nodeId, this.#settings.rescuesMax, sure)
+    const done = await store.rescue(nodeId, this.#settings.rescuesMax, sure, blames)
     if (!done) return
     if (done.gone) this.counts.rescuedNodes++
     this.counts.rescuedJobs += done.reopened

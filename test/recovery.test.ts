@@ -78,6 +78,30 @@ test(
     }),
 )
 
+test(
+  'jobs that wait, and whose holder was killed, run side by side again as before',
+  {
+    timeout: 2 * MINUTE,
+  },
+  () =>
+    withBundle(async (bundle) => {
+      const waiting = Array.from({ length: 40 }, () => ({ restMs: 2_000 }))
+      bundle.history.acknowledgeMany(await bundle.client.enqueueMany('witness-shared', waiting))
+      const first = bundle.engine()
+      await until('all run', () => bundle.history.executions().length === waiting.length)
+      await first.kill9()
+      const second = bundle.engine()
+      await bundle.empty()
+      const again = bundle.history.executions().filter(({ run }) => run === 2)
+      assert.equal(again.length, waiting.length)
+      const firstEndMs = Math.min(...again.map(({ endMs }) => endMs))
+      const together = again.filter(({ startMs }) => startMs < firstEndMs).length
+      assert.ok(together >= 30, `${together} of ${again.length} ran together`)
+      await bundle.history.check(bundle.query)
+      await second.stop()
+    }),
+)
+
 for (const mode of ['fast', 'immediate'] as const) {
   test(
     `[PC-009] [PC-040] [PC-041] PostgreSQL is stopped (${mode}) amid 10,000 jobs: the engines survive and finish`,
@@ -110,7 +134,8 @@ test(
   },
   () =>
     withServer(async (bundle, server) => {
-      const engine = bundle.engine()
+      // one charged holder would be the end of a job: this engine has not died of any
+      const engine = bundle.engine({ rescuesMax: 1, nodeLimitMs: 3_000 })
       await engine.ready()
       await putTenThousand(bundle)
       await inTheMiddle(bundle)
@@ -184,43 +209,47 @@ test(
     }),
 )
 
-test(
-  'a job that kills its process is a dead letter after three holders; those who were claimed with it complete',
-  {
-    timeout: 3 * MINUTE,
-  },
-  () =>
-    withBundle(async (bundle) => {
-      const { client, history, query } = bundle
-      const payloads = Array.from({ length: 300 }, () => SPIN)
-      history.acknowledgeMany(await client.enqueueMany('witness', payloads))
-      const killer = await client.enqueue('killer', null)
-      history.acknowledge(killer.id, { end: 'failed' })
-      history.acknowledgeMany(await client.enqueueMany('witness', payloads))
-      let starts = 0
-      let engine: EngineProcess
-      for (;;) {
-        assert.ok(++starts < 10, 'the engine was killed nine times')
-        engine = bundle.engine()
-        const survived = await Promise.race([engine.ended.then(() => false), bundle.empty().then(() => true)])
-        if (survived) break
-        assert.equal((await engine.ended).signal, 'SIGKILL')
-      }
-      assert.equal(starts, 4, 'three holders died with it')
-      const [letter] = await client.console.dead.list({ id: killer.id })
-      assert.equal(letter?.code, 'POISON')
-      const attempts = await query('select attempt, outcome from millrace.attempts where job_id = $1 order by run', [
-        killer.id,
-      ])
-      assert.deepEqual(
-        attempts,
-        [1, 2, 3].map(() => ({ attempt: 1, outcome: 'lost' })),
-      )
-      const verdict = await history.check(query)
-      assert.equal(verdict.dead, 1, 'nobody else is dead')
-      await engine.stop()
-    }),
-)
+for (const [neighbours, payload] of [
+  ['witness', SPIN],
+  ['witness-shared', { restMs: 20 }],
+] as const)
+  test(
+    `a job that kills its process is a dead letter after three holders; those who were claimed with it complete (${neighbours})`,
+    {
+      timeout: 3 * MINUTE,
+    },
+    () =>
+      withBundle(async (bundle) => {
+        const { client, history, query } = bundle
+        const payloads = Array.from({ length: 300 }, () => payload)
+        history.acknowledgeMany(await client.enqueueMany(neighbours, payloads))
+        const killer = await client.enqueue('killer', null)
+        history.acknowledge(killer.id, { end: 'failed' })
+        history.acknowledgeMany(await client.enqueueMany(neighbours, payloads))
+        let starts = 0
+        let engine: EngineProcess
+        for (;;) {
+          assert.ok(++starts < 10, 'the engine was killed nine times')
+          engine = bundle.engine()
+          const survived = await Promise.race([engine.ended.then(() => false), bundle.empty().then(() => true)])
+          if (survived) break
+          assert.equal((await engine.ended).signal, 'SIGKILL')
+        }
+        assert.equal(starts, 4, 'three holders died with it')
+        const [letter] = await client.console.dead.list({ id: killer.id })
+        assert.equal(letter?.code, 'POISON')
+        const attempts = await query('select attempt, outcome from millrace.attempts where job_id = $1 order by run', [
+          killer.id,
+        ])
+        assert.deepEqual(
+          attempts,
+          [1, 2, 3].map(() => ({ attempt: 1, outcome: 'lost' })),
+        )
+        const verdict = await history.check(query)
+        assert.equal(verdict.dead, 1, 'nobody else is dead')
+        await engine.stop()
+      }),
+  )
 
 const CHAOS_JOBS = 2_000
 const CHAOS_MS = Number(process.env.CHAOS_MS ?? 10_000)

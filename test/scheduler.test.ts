@@ -390,32 +390,78 @@ test('a thread that dies charges no job that runs inline beside it', () => {
 
 // Suspects.
 
-test('a job whose holder died runs alone, and only after a durable note that it will', async () => {
+test('a job for whom another dead holder would be the end runs alone, and only after a durable note that it will', async () => {
   const bench = schedulerBench({ lanes: 2 })
-  bench.scheduler.arrive([chunk(1, 3, { rescues: 1 })])
+  bench.scheduler.arrive([chunk(1, 3, { rescues: 2 })])
   bench.settle()
   assert.equal(bench.lanes.outstanding(0) + bench.lanes.outstanding(1), 0, 'not before the note')
-  assert.deepEqual(
-    bench.marks[0]!.jobs.map((job) => job.jobId),
-    [1, 2],
-  )
+  const noted = () => bench.marks.map(({ jobs }) => jobs.map((job) => job.jobId))
+  assert.deepEqual(noted(), [[1]], 'no second suspect while one is the last')
   bench.marks[0]!.resolve()
   await Promise.resolve()
   bench.settle()
-  assert.deepEqual([bench.lanes.queuedIds(0), bench.lanes.queuedIds(1)], [[1], [2]])
+  assert.deepEqual([bench.lanes.queuedIds(0), bench.lanes.queuedIds(1)], [[1], []])
   bench.scheduler.arrive([chunk(100, 50)])
   bench.settle()
-  assert.deepEqual([bench.lanes.outstanding(0), bench.lanes.outstanding(1)], [1, 1], 'nothing joins them')
-  bench.lanes.runAll()
-  loop(bench)
-  assert.equal(bench.marks.length, 2)
-  bench.marks[1]!.resolve()
-  await Promise.resolve()
+  assert.deepEqual([bench.lanes.outstanding(0), bench.lanes.outstanding(1)], [1, 1], 'nothing joins it on its lane')
   for (let round = 0; round < 100 && bench.scheduler.stats().held > 0; round++) {
     bench.lanes.runAll()
     loop(bench)
+    if (bench.marks.length > 0) bench.marks.at(-1)!.resolve()
+    await Promise.resolve()
   }
+  assert.deepEqual(noted(), [[1], [2], [3]])
   assert.equal(bench.scheduler.stats().completed, 53)
+})
+
+test('jobs whose first holder died are noted a few at a time, and run like others once their note stands', async () => {
+  const bench = schedulerBench({ lanes: 2, tasks: [task('work', { concurrency: 10 })] })
+  bench.scheduler.arrive([chunk(1, 30, { rescues: 1 })])
+  bench.settle()
+  assert.equal(bench.lanes.outstanding(0) + bench.lanes.outstanding(1), 0, 'not before the note')
+  const noted = () => bench.marks.map(({ jobs }) => jobs.length)
+  assert.deepEqual(noted(), [20], 'as many as two lanes run at once')
+  bench.marks[0]!.resolve()
+  await Promise.resolve()
+  bench.settle()
+  assert.deepEqual([bench.lanes.outstanding(0), bench.lanes.outstanding(1)], [10, 10])
+  bench.lanes.take(0, 10)
+  bench.lanes.take(1, 10)
+  loop(bench)
+  assert.deepEqual(noted(), [20], 'those who run leave no room')
+  for (const id of [1, 2, 3]) bench.lanes.complete(0, id, 1_000)
+  loop(bench)
+  assert.deepEqual(noted(), [20, 3])
+  assert.ok(bench.scheduler.cancel(21, 'while its note is written'))
+  bench.marks[1]!.resolve()
+  await Promise.resolve()
+  loop(bench)
+  assert.ok(bench.scheduler.cancel(22, 'with its note'))
+  for (const lane of [0, 1]) for (const id of bench.lanes.runningIds(lane)) bench.lanes.complete(lane, id, 1_000)
+  for (let round = 0; round < 200 && bench.scheduler.stats().held > 0; round++) {
+    bench.lanes.runAll()
+    loop(bench)
+    bench.marks.at(-1)!.resolve()
+    await Promise.resolve()
+  }
+  const { completed, cancelled, held, pending } = bench.scheduler.stats()
+  assert.deepEqual({ completed, cancelled, held, pending }, { completed: 28, cancelled: 2, held: 0, pending: 0 })
+  assert.equal(new Set(bench.marks.flatMap(({ jobs }) => jobs.map((job) => job.jobId))).size, 30, 'each has its note')
+})
+
+test('one who is the last suspect waits until those who were noted before are over', async () => {
+  const bench = schedulerBench({ lanes: 2 })
+  bench.scheduler.arrive([chunk(1, 1, { rescues: 1 }), chunk(10, 1, { rescues: 2 })])
+  bench.settle()
+  const noted = () => bench.marks.flatMap(({ jobs }) => jobs.map((job) => job.jobId))
+  assert.deepEqual(noted(), [1])
+  bench.marks[0]!.resolve()
+  await Promise.resolve()
+  bench.settle()
+  assert.deepEqual(noted(), [1], 'it runs')
+  bench.lanes.runAll()
+  loop(bench)
+  assert.deepEqual(noted(), [1, 10])
 })
 
 test('a suspect whose note cannot be written is given back', async () => {

@@ -292,6 +292,25 @@ test('only a job that had begun is charged with further deaths, and the third ma
   )
 })
 
+test('a node that lives on reopens what it held without charging a job', async () => {
+  const queueId = await freshQueue()
+  const firstId = await it.put(2, { queueId })
+  for (let fence = 1; fence <= 3; fence++) {
+    const nodeId = await it.join()
+    const [chunk] = await claimFrom(queueId, nodeId)
+    await it.store.markRunning([{ leaseId: chunk!.leaseId, jobId: firstId, run: chunk!.run, lane: 0 }])
+    assert.deepEqual(await it.store.rescue(nodeId, 1, true, false), { reopened: 2, buried: 0, gone: true })
+  }
+  const [again] = await claimFrom(queueId, await it.join())
+  const { count, attempt, run, rescues } = again!
+  assert.deepEqual({ count, attempt, run, rescues }, { count: 2, attempt: 1, run: 4, rescues: 0 })
+  const lost = await it.query('select outcome from millrace.attempts where job_id = $1', [firstId])
+  assert.deepEqual(
+    lost,
+    [1, 2, 3].map(() => ({ outcome: 'lost' })),
+  )
+})
+
 test('released jobs go back to their place, uncharged, and the lease forgets them', async () => {
   const queueId = await freshQueue()
   const firstId = await it.put(5, { queueId })

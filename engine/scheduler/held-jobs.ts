@@ -90,11 +90,13 @@ export class HeldJobs {
       this.pending,
       needs.lanes,
       (span) => this.#expire(span),
-      (holding, from, to) => this.#wait(holding, from, to, to - from),
+      (holding, from, to) => this.#waitAgain(holding, from, to),
     )
-    this.suspects = new Suspects(this.slots, () => this.dispatcher.staying, needs.settings.rescuesMax ?? RESCUES_MAX, {
+    this.suspects = new Suspects(this.slots, needs.settings.rescuesMax ?? RESCUES_MAX, {
+      lanes: () => this.dispatcher.staying,
       mark: (jobs) => needs.markRunning(jobs),
       settled: needs.settled === undefined ? null : () => needs.settled!(),
+      onNoted: ({ holding, from, to }) => this.pending.add(holding, from, to, to - from, this.now.steadyMs),
       onMarked: onChange,
       onRefused: (slot, error) => {
         needs.log.warn({ jobId: this.slots.id[slot], error }, 'suspect.not_marked')
@@ -264,6 +266,7 @@ export class HeldJobs {
     if (this.progress.size > 0) this.progress.delete(slot)
     const state = slots.state[slot]!
     if (holding.chunk.group !== null) this.turnEnded = true
+    if (holding.isSuspect) this.suspects.ended(slot, holding)
     slots.free(slot)
     const limits = this.#needs.settings.queueConcurrency
     if (limits && limits[holding.chunk.queue] !== undefined) this.#needs.onSeat?.()
@@ -434,11 +437,17 @@ export class HeldJobs {
     else this.pending.add(holding, from, to, living, steadyMs)
   }
 
+  /** Back from a lane: whoever shared it has its note. */
+  #waitAgain(holding: Holding, from: number, to: number): void {
+    if (holding.isSuspect && !this.suspects.mayHaveCompany(holding)) this.#wait(holding, from, to, to - from)
+    else this.pending.add(holding, from, to, to - from, this.now.steadyMs)
+  }
+
   /** A job leaves the place where it waits. */
   #forget(slot: number, stateBefore: number): void {
     const holding = this.slots.ref[slot]!
     if (stateBefore === STATE.prerun) this.#prerunJobs--
-    else if (!holding.isSuspect) this.pending.forget(holding)
+    else if (!holding.isSuspect || this.suspects.isNoted(slot)) this.pending.forget(holding)
   }
 
   #expire(span: Span, counted = true): void {

@@ -15,7 +15,9 @@ const DOUBTFUL_RUNS = 5
 export class Holding {
   readonly chunk: ClaimedChunk
   readonly task: TaskState
-  /** Its holder died with it, or its thread did several times while others ran there too: it may be what kills them. */
+  /** Threads died several times while it and others ran there: it may be what ends them. */
+  readonly maySinkThreads: boolean
+  /** That, or its holder died with it. */
   readonly isSuspect: boolean
   /** Slot per job; written by the scheduler. A chunk of one, the most common small thing, has no array. */
   readonly #slots: Uint32Array | null
@@ -27,7 +29,8 @@ export class Holding {
     this.chunk = chunk
     this.task = task
     const { run, attempt, rescues } = chunk
-    this.isSuspect = rescues > 0 || (task.isShared && run - attempt - rescues >= DOUBTFUL_RUNS)
+    this.maySinkThreads = task.isShared && run - attempt - rescues >= DOUBTFUL_RUNS
+    this.isSuspect = rescues > 0 || this.maySinkThreads
     this.#slots = chunk.count > 1 ? new Uint32Array(chunk.count).fill(GONE) : null
   }
 

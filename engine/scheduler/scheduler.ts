@@ -47,6 +47,8 @@ export class Scheduler {
   readonly #needs: SchedulerNeeds
   readonly #jobs: HeldJobs
   readonly #runs: Runs
+  /** Lanes that are being ended because the node was silent for too long. */
+  readonly #fenced = new Set<number>()
   readonly #watch: Watch
   readonly #reports: Reports
   readonly #turn: (fn: () => void) => void
@@ -156,6 +158,7 @@ export class Scheduler {
   /** A thread died or was ended; its ring has been drained. For the pool. */
   readonly onLost = (lost: LaneLost): void => {
     if (!this.#iterating) this.#jobs.now.renew()
+    this.#fenced.delete(lost.lane)
     this.#reports.lost(lost)
     this.wake()
   }
@@ -312,8 +315,15 @@ export class Scheduler {
     this.#jobs.drop()
     this.#runs.clear()
     for (const index of busy)
-      if (this.#needs.lanes.outstanding(index) > 0)
+      if (this.#needs.lanes.outstanding(index) > 0) {
+        this.#fenced.add(index)
         this.#needs.lanes.kill(index, 'NODE_FENCED', 'the node was silent for too long and lost its jobs')
+      }
+  }
+
+  /** Something that a fence ended may still run. */
+  get isVacating(): boolean {
+    return this.#fenced.size > 0
   }
 
   /** One turn of the loop. Returns how many messages and reports it handled. Public for tests and benches. */

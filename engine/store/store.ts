@@ -628,16 +628,17 @@ export class Store {
 
   /**
    * Reopens a dead node's leases. Null when it lives after all or another node is at it; gone is false when a lease had to
-   * be left, because a handler's own transaction is ending a job of it.
+   * be left, because a handler's own transaction is ending a job of it. `blames`: its process may have died of what it held.
    */
   async rescue(
     nodeId: number,
     rescuesMax: number,
     sure: boolean,
+    blames = true,
   ): Promise<{ reopened: number; buried: number; gone: boolean } | null> {
     const rows = await this.session('beat').query<{ reopened: number; buried: number; gone: boolean }>({
-      text: this.#sql('select reopened, buried, gone from millrace.rescue($1, $2, $3)'),
-      values: [nodeId, rescuesMax, sure],
+      text: this.#sql('select reopened, buried, gone from millrace.rescue($1, $2, $3, $4)'),
+      values: [nodeId, rescuesMax, sure, blames],
     })
     return rows[0] ?? null
   }

@@ -737,9 +737,10 @@ end $$;
 -- Reopens everything that a dead node held, minus what had committed, and removes it: jobs first, node row last.
 -- A job's first lost holder may be chance, so all go on; from then on only those that had begun (a row in running) are
 -- charged, and p_rescues_max lost holders make a dead letter (POISON). What was to be cancelled ends as cancelled.
--- p_sure: the caller knows that the process is gone.
+-- p_sure: the caller knows that the node is over. p_blames: that its process may have died of what it held; one that has
+-- only been silent for too long, and tells it himself, charges no job.
 -- Answers null when the node lives or somebody else is at it; gone is false when a lease had to be left for the next time.
-create function millrace.rescue(p_dead int, p_rescues_max int, p_sure boolean) returns table (reopened int, buried int, gone boolean) language plpgsql
+create function millrace.rescue(p_dead int, p_rescues_max int, p_sure boolean, p_blames boolean default true) returns table (reopened int, buried int, gone boolean) language plpgsql
 set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
 declare v_reopened int; v_ended bigint[]; v_leases bigint[];
@@ -757,7 +758,7 @@ begin
 
   with lost as materialized (
     select j.id, j.queue_id, j.task_id, j.payload_bytes, j.group_key, c.first_id as chunk_id, c.attempt, c.run, c.rescues, c.rank, c.seq,
-      j.run_at, e.early, m.begun, m.begun and c.rescues + 1 >= p_rescues_max and not exists (select from millrace.cancelling k where k.job_id = j.id) as ends
+      j.run_at, e.early, m.begun, p_blames and m.begun and c.rescues + 1 >= p_rescues_max and not exists (select from millrace.cancelling k where k.job_id = j.id) as ends
     from millrace.lease l
     cross join lateral unnest(l.chunks) c
     -- offset 0: chunk by chunk, whatever is believed about the size of the table
@@ -780,7 +781,7 @@ begin
     -- what goes on returns to its place, in as few chunks as it came in
     select min(s.id) as first_id, min(s.seq) as seq, min(s.rank) as rank, min(s.queue_id) as queue_id, min(s.task_id) as task_id,
       sum(s.payload_bytes) as bytes, count(*) as count, min(s.attempt) as attempt, min(s.run + s.begun::int) as run,
-      min(s.rescues + s.begun::int) as rescues, min(s.group_key) as group_key, min(s.run_at) filter (where s.early) as run_at
+      min(s.rescues + (p_blames and s.begun)::int) as rescues, min(s.group_key) as group_key, min(s.run_at) filter (where s.early) as run_at
     from (
       select t.*, t.id - row_number() over (partition by t.chunk_id, t.begun order by t.id) as island
       from lost t where not t.ends

@@ -1,6 +1,6 @@
 // Where in a queue nothing is left for this node. As long as somebody holds an old snapshot (a dump, a report, a stuck
 // replica) PostgreSQL cannot remove what was claimed, and a claim from the beginning of the queue walks past all of it:
-// 75 ns a job, 75 ms for every claim after a million of them. So once claims from the beginning take long, a claim begins,
+// 76 ns a job, 76 ms for every claim after a million of them (bench `snapshot`). So once claims from the beginning take long, a claim begins,
 // in each rank, behind what this node has claimed from there, and only now and then at the beginning.
 //
 // What stands before a position is gone because this node took it, or because a claim that found all there was came after

@@ -7,12 +7,12 @@ import { quantile, type Sample } from '../harness.ts'
 import { cost, holdSnapshot, type Server, type ServerCost } from '../server.ts'
 import type { Spent } from './child.ts'
 import { withCrew } from './crew.ts'
-import type { System, Tally } from './system.ts'
+import type { Purpose, System, Tally } from './system.ts'
 
 export interface DrainPlan {
   readonly count: number
   readonly threads: number
-  readonly purpose?: 'throughput' | 'cpu' | 'write' | 'complete'
+  readonly purpose?: Exclude<Purpose, 'latency'>
   /** True holds another session's snapshot from before the first job until after the last. */
   readonly snapshotHeld?: boolean
 }

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { createClient, createEngine } from '../../engine/index.ts'
-import { createEffects, EFFECT_URL } from './effect.ts'
+import { checkEffects, createEffects, EFFECT_URL, hasEffects } from './effect.ts'
 import { type Purpose, payloads, type System, TASK, type Tally, type WorkerPlan } from './system.ts'
 
 const SCHEMA = 'millrace'
@@ -24,7 +24,7 @@ export const system: System = {
     const client = createClient({ database: url, schema: SCHEMA })
     await client.migrate()
     await client.close()
-    if (hasEffects(purpose)) await ask(url, createEffects)
+    if (hasEffects(purpose)) await createEffects(url)
   },
 
   async openProducer(url) {
@@ -70,11 +70,6 @@ function taskFile(purpose: Purpose): URL {
   return new URL(`./millrace-${purpose}.js`, import.meta.url)
 }
 
-/** Handlers write a row each. */
-function hasEffects(purpose: Purpose): boolean {
-  return purpose === 'write' || purpose === 'complete'
-}
-
 /** Results: throughput gives the payload's id back, latency the time of its start. */
 async function tally(url: string, { purpose, count }: WorkerPlan): Promise<Tally> {
   const rows = await ask<{ id: number; result: unknown }>(
@@ -83,10 +78,7 @@ async function tally(url: string, { purpose, count }: WorkerPlan): Promise<Tally
   )
   const seen = new Uint8Array(count)
   const startedUs = purpose === 'latency' ? new Float64Array(count) : null
-  if (hasEffects(purpose)) {
-    const [written] = await ask<{ n: number }>(url, 'select count(*)::int as n from effect')
-    if (written!.n !== count) throw new Error(`bench: ${count} jobs wrote ${written!.n} rows`)
-  }
+  if (hasEffects(purpose)) await checkEffects(url, count)
   let distinct = 0
   for (const { id, result } of rows) {
     if ((purpose === 'throughput' || hasEffects(purpose)) && result !== id)

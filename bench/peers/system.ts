@@ -4,8 +4,11 @@
 // A job's payload is `{ id, name: 'x' }` everywhere; its handler does nothing, unless the plan says otherwise. Ids of one
 // measurement are dense from 0, which is how a missing or a repeated run is found.
 
-/** What the jobs are for: `throughput` no-op, `latency` notes when it starts, `cpu` computes for some milliseconds. */
-export type Purpose = 'throughput' | 'latency' | 'cpu' | 'write' | 'complete'
+/**
+ * What the jobs are for: `throughput` no-op, `latency` notes when it starts, `cpu` computes for some milliseconds, `write`
+ * writes a row of its own and commits, `complete` does that and ends in one transaction, `complete-many` with many jobs in one.
+ */
+export type Purpose = 'throughput' | 'latency' | 'cpu' | 'write' | 'complete' | 'complete-many'
 
 export interface System {
   readonly name: string

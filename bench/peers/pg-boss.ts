@@ -28,7 +28,12 @@ function workOptions(purpose: Purpose) {
 }
 
 async function open(url: string, purpose: Purpose): Promise<PgBoss> {
-  const boss = new PgBoss({ connectionString: url, ...OFF, ...connections(purpose), useListenNotify: purpose === 'latency' })
+  const boss = new PgBoss({
+    connectionString: url,
+    ...OFF,
+    ...connections(purpose),
+    useListenNotify: purpose === 'latency',
+  })
   boss.on('error', (error) => console.error('pg-boss:', error))
   await boss.start()
   return boss

@@ -344,22 +344,46 @@ test('what is waiting and might start now is shown as queued, what is behind the
   await g.empty()
 })
 
+async function holdOne(queueId: number, nodeId: number, group: string): Promise<ClaimedChunk> {
+  await it.put(1, { queueId, group, groupLimit: 2 })
+  const [chunk] = await it.store.claim({
+    nodeId,
+    queueIds: [queueId],
+    taskIds: null,
+    jobsMax: 1,
+    bytesMax: 1e9,
+    group: null,
+  })
+  assert.equal(chunk!.group, group)
+  return chunk!
+}
+
+/** Lets two calls go on at once from where both have come as far as to read the wishes; neither fails. */
+async function crossing(calls: () => Promise<unknown>[]): Promise<void> {
+  let flying: Promise<PromiseSettledResult<unknown>[]>
+  await it
+    .other()
+    .session('ask')
+    .exclusive('open', async (client) => {
+      await client.query('begin')
+      await client.query(`lock table "${it.db.schema}".cancelling in access exclusive mode`)
+      flying = Promise.allSettled(calls())
+      for (let tries = 0; ; tries++) {
+        const [row] = await it.query<{ n: number }>(
+          `select count(*)::int as n from pg_locks where not granted and relation = '"${it.db.schema}".cancelling'::regclass`,
+        )
+        if (row!.n === 2) break
+        assert.ok(tries < 20_000, 'both wait')
+      }
+      await client.query('commit')
+    })
+  for (const result of await flying!) if (result.status === 'rejected') throw result.reason
+}
+
 test("two flushes that let go of groups and cancel in each other's take the groups in one order", async () => {
   const [queueId] = await it.store.queueIds(['crossed'])
   const second = await it.join()
-  const held = async (node: number, group: string) => {
-    await it.put(1, { queueId: queueId!, group, groupLimit: 2 })
-    const [chunk] = await it.store.claim({
-      nodeId: node,
-      queueIds: [queueId!],
-      taskIds: null,
-      jobsMax: 1,
-      bytesMax: 1e9,
-      group: null,
-    })
-    assert.equal(chunk!.group, group)
-    return chunk!
-  }
+  const held = (node: number, group: string) => holdOne(queueId!, node, group)
   const [endsA, goesOnA] = [await held(nodeId, 'two'), await held(nodeId, 'one')]
   const [endsB, goesOnB] = [await held(second, 'one'), await held(second, 'two')]
   for (const { firstId } of [goesOnA, goesOnB]) await it.query(`select millrace.cancel($1, 'x')`, [firstId])
@@ -393,32 +417,29 @@ test("two flushes that let go of groups and cancel in each other's take the grou
     { store: it.store, node: nodeId, flush: flushOf(nodeId, ++flushNo, endsA, goesOnA) },
     { store: it.other(), node: second, flush: flushOf(second, 1, endsB, goesOnB) },
   ]
-  // both have come as far as to read the wishes
-  const gate = it.other()
-  let flying: Promise<PromiseSettledResult<unknown>[]>
-  await gate.session('ask').exclusive('open', async (client) => {
-    await client.query('begin')
-    await client.query(`lock table "${it.db.schema}".cancelling in access exclusive mode`)
-    flying = Promise.allSettled(sent.map(({ store, node, flush }) => store.flush(node, flush)))
-    for (let tries = 0; ; tries++) {
-      const [row] = await it.query<{ n: number }>(
-        `select count(*)::int as n from pg_locks where not granted and relation = '"${it.db.schema}".cancelling'::regclass`,
-      )
-      if (row!.n === 2) break
-      assert.ok(tries < 20_000, 'both flushes wait')
-    }
-    await client.query('commit')
-  })
-  const results = await flying!
-  assert.deepEqual(
-    results.map(({ status }) => status),
-    ['fulfilled', 'fulfilled'],
-  )
+  await crossing(() => sent.map(({ store, node, flush }) => store.flush(node, flush)))
   const states = await it.query<{ state: string }>('select state from millrace.jobs where id = any ($1) order by id', [
     [endsA, goesOnA, endsB, goesOnB].map((chunk) => chunk.firstId),
   ])
   assert.deepEqual(
     states.map((row) => row.state),
     ['completed', 'cancelled', 'completed', 'cancelled'],
+  )
+})
+
+test("two rescues that bury jobs of groups and cancel in each other's take the groups in one order", async () => {
+  const [queueId] = await it.store.queueIds(['crossed rescues'])
+  const [first, second] = [await it.join(), await it.join()]
+  const held = (node: number, group: string) => holdOne(queueId!, node, group)
+  const [endsA, wishedA] = [await held(first, 'two'), await held(first, 'one')]
+  const [endsB, wishedB] = [await held(second, 'one'), await held(second, 'two')]
+  for (const { firstId } of [wishedA, wishedB]) await it.query(`select millrace.cancel($1, 'x')`, [firstId])
+  await crossing(() => [it.store.rescue(first, 1, true), it.other().rescue(second, 1, true)])
+  const states = await it.query<{ state: string }>('select state from millrace.jobs where id = any ($1) order by id', [
+    [endsA, wishedA, endsB, wishedB].map((chunk) => chunk.firstId),
+  ])
+  assert.deepEqual(
+    states.map((row) => row.state),
+    ['failed', 'cancelled', 'failed', 'cancelled'],
   )
 })

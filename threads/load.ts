@@ -1,11 +1,9 @@
 // Loading of task files: imports them one by one, finds what defineTask returned among their exports, and describes
 // each task with every default filled in. A file that does not load is named in the catalog; the others still load.
 
-import { isTask, type RetryPolicy, type TaskDefinition } from '../engine/base/task.ts'
+import { RETRY_DEFAULT } from '../engine/base/retry-policy.ts'
+import { isTask, type TaskDefinition } from '../engine/base/task.ts'
 import type { Catalog, TaskInfo } from './lanes.ts'
-
-/** The defaults that the docs of TaskOptions promise. */
-const RETRY_DEFAULT: RetryPolicy = { kind: 'exponential', initialMs: 1_000, factor: 2, maxMs: 300_000, jitter: 0 }
 
 export interface Loaded {
   readonly catalog: Catalog

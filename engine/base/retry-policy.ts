@@ -23,6 +23,15 @@ export type RetryPolicy =
   | { readonly kind: 'table'; readonly delaysMs: readonly number[]; readonly jitter?: number }
   | { readonly kind: 'none' }
 
+/** What counts where nobody says anything, and field by field where an exponential policy says less. */
+export const RETRY_DEFAULT = {
+  kind: 'exponential',
+  initialMs: 1_000,
+  factor: 2,
+  maxMs: 300_000,
+  jitter: 0,
+} as const satisfies RetryPolicy
+
 /**
  * A task's own decision after an attempt (from 1) that ended with `error`, as it was thrown: the delay in ms until the
  * next attempt, at most ten years, or false for no further one. It is called where the handler ran, right after it, and

@@ -1,14 +1,10 @@
 // Whether and when a job is tried again. Pure: the caller gives the policy, the counts and the dice.
 
 import { DELAY_MS_MAX } from '../base/limits.ts'
-import type { RetryPolicy } from '../base/retry-policy.ts'
+import { RETRY_DEFAULT, type RetryPolicy } from '../base/retry-policy.ts'
 
 /** Answer of delayMs() and retryDelayMs(): no further attempt. */
 export const NO_RETRY = -1
-
-const INITIAL_MS = 1_000
-const FACTOR = 2
-const MAX_MS = 300_000
 
 /** 5 s, 10 s, 20 s, 40 s ... at most 300 s: a preset for work that hits a recovering service. */
 export const PATIENT: RetryPolicy = { kind: 'exponential', initialMs: 5_000, factor: 2, maxMs: 300_000 }
@@ -30,8 +26,8 @@ export function delayMs(policy: RetryPolicy, failedAttempts: number, random: () 
       return spread(policy.delaysMs[Math.min(k, policy.delaysMs.length) - 1]!, policy.jitter, random)
     }
     case 'exponential': {
-      const grown = (policy.initialMs ?? INITIAL_MS) * (policy.factor ?? FACTOR) ** (k - 1)
-      return spread(Math.min(policy.maxMs ?? MAX_MS, grown), policy.jitter, random)
+      const grown = (policy.initialMs ?? RETRY_DEFAULT.initialMs) * (policy.factor ?? RETRY_DEFAULT.factor) ** (k - 1)
+      return spread(Math.min(policy.maxMs ?? RETRY_DEFAULT.maxMs, grown), policy.jitter, random)
     }
   }
 }

@@ -62,6 +62,15 @@ create function millrace.group_lock(p_queue int, p_group text) returns bigint la
   select pg_catalog.hashtextextended('@schema group ' || p_queue::text || ' ' || p_group, 0)
 $$;
 
+-- Locks the groups of all these jobs in the one order that everybody keeps: for who lets go of groups by several calls.
+create function millrace.lock_groups(p_jobs bigint[]) returns void language plpgsql
+set enable_hashjoin = off set enable_mergejoin = off as $$
+begin
+  perform pg_advisory_xact_lock(w.lock) from (
+    select distinct millrace.group_lock(j.queue_id, j.group_key) as lock from millrace.job j
+    where j.id = any (p_jobs) and j.group_key is not null order by 1) w;
+end $$;
+
 -- Puts chunks in their place after their job rows were written: ready, scheduled, or behind their group.
 -- p_chunks: [{f first id, c count, q queue id, t task id, p priority, r run at (ms, null now), b bytes, g group, l its limit}]
 -- p_plain: no chunk has a run_at or a group.
@@ -624,10 +633,7 @@ begin
     v_wished := array(select k.job_id from millrace.cancelling k
       where k.job_id in (select t.j from json_to_recordset(p_rest -> 'retries') as t(j bigint))
         or exists (select from json_to_recordset(p_rest -> 'releases') as t(f bigint, n int) where k.job_id >= t.f and k.job_id < t.f + t.n));
-    -- all groups in the one order, before the first is let go
-    perform pg_advisory_xact_lock(w.lock) from (
-      select distinct millrace.group_lock(j.queue_id, j.group_key) as lock from millrace.job j
-      where j.id = any (v_wished || v_grouped) and j.group_key is not null and cardinality(v_wished) > 0 order by 1) w;
+    if cardinality(v_wished) > 0 then perform millrace.lock_groups(v_wished || v_grouped); end if;
   end if;
 
   perform millrace.let_go(
@@ -797,6 +803,7 @@ begin
     from back b where b.run_at is not null
   )
   select count(*) filter (where not t.ends), coalesce(array_agg(t.id) filter (where t.ends), '{}') into v_reopened, v_ended from lost t;
+  perform millrace.lock_groups(v_ended || array(select k.job_id from millrace.cancelling k where k.node_id = p_dead));
   perform millrace.let_go(v_ended, v_ended, '{}');
   delete from millrace.running r where r.lease_id = any (v_leases);
   delete from millrace.completion x where x.lease_id = any (v_leases);
@@ -819,6 +826,7 @@ begin
   perform from millrace.node n where n.id = p_node for update;
   if not found then return false; end if;
   if exists (select from millrace.lease l where l.node_id = p_node) then return false; end if;
+  perform millrace.lock_groups(array(select k.job_id from millrace.cancelling k where k.node_id = p_node));
   perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k where k.node_id = p_node; -- all over, as nothing is held
   delete from millrace.flushed f where f.node_id = p_node;
   delete from millrace.node n where n.id = p_node;
@@ -913,13 +921,16 @@ end $$;
 -- Which jobs a node is asked to end. What it does not hold any more is seen to here: most have ended. Index: cancelling_node.
 create function millrace.cancels_of(p_node int) returns table (job_id bigint, reason text) language plpgsql as $$
 #variable_conflict use_column
+declare v_over bigint[];
 begin
   if not exists (select from millrace.cancelling k where k.node_id = p_node) then return; end if;
-  perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k
-  where k.node_id = p_node and not exists (
-    select from millrace.lease l cross join lateral unnest(l.chunks) c
-    where l.id = k.lease_id and k.job_id >= c.first_id and k.job_id < c.first_id + c.count
-      and not exists (select from millrace.attempt a where a.job_id = k.job_id and a.run >= c.run));
+  v_over := array(select k.job_id from millrace.cancelling k
+    where k.node_id = p_node and not exists (
+      select from millrace.lease l cross join lateral unnest(l.chunks) c
+      where l.id = k.lease_id and k.job_id >= c.first_id and k.job_id < c.first_id + c.count
+        and not exists (select from millrace.attempt a where a.job_id = k.job_id and a.run >= c.run)));
+  perform millrace.lock_groups(v_over);
+  perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k where k.job_id = any (v_over);
   return query select k.job_id, k.reason from millrace.cancelling k where k.node_id = p_node;
 end $$;
 

@@ -14,7 +14,7 @@ import type {
   NodeRow,
 } from './api.ts'
 import { EngineError } from './base/errors.ts'
-import { checkFields, JOB_STATES } from './filters.ts'
+import { checkChoice, checkFields, checkOptions, checkReason, JOB_STATES } from './filters.ts'
 import { openQueueVerbs, statsOf } from './queue-verbs.ts'
 import { openResultVerbs, timeOf } from './result-verbs.ts'
 import { readStatements } from './store/statements.ts'
@@ -55,7 +55,6 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
   }
 
   const deadIds = async (filter: Omit<DeadFilter, 'before'>): Promise<number[]> => {
-    checkFields(filter, DEAD_FIELDS)
     const rows = await ask<{ job_id: number }>('dead_ids', [
       filter.queue ?? null,
       filter.task ?? null,
@@ -164,8 +163,10 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
           }),
         )
       },
-      async requeue(chosen, { perSecond, expiresAt } = {}) {
-        checkFields(chosen, [...DEAD_FIELDS, 'ids'])
+      async requeue(chosen, options = {}) {
+        checkChoice(chosen, [...DEAD_FIELDS, 'ids'])
+        checkOptions(options, ['perSecond', 'expiresAt'])
+        const { perSecond, expiresAt } = options
         const { ids: named, ...filter } = chosen
         const ids = named === undefined ? await deadIds(filter) : idsOf(named, filter)
         const rows = await ask<{ job_id: number; held_by: number | null }>('requeue', [
@@ -199,6 +200,7 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
         }
       },
       async purge(filter) {
+        checkChoice(filter, DEAD_FIELDS)
         for (let gone = 0; ; ) {
           const ids = await deadIds(filter)
           gone += (await ask('purge_dead', [ids])).length
@@ -208,6 +210,7 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
     },
 
     async cancel(id, reason = 'cancelled by the console') {
+      checkReason(reason)
       const [row] = await ask<{ outcome: 'cancelled' | 'held' | 'finished' | 'unknown' }>('cancel', [idOf(id), reason])
       return row!.outcome === 'held' ? 'signalled' : row!.outcome
     },

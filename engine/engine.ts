@@ -74,6 +74,10 @@ const INLINE_COST = 'they run on the main thread: one that blocks, blocks the en
 const KILL_MS = 2_000
 /** How often it is looked whether what a fence has ended is over, in ms. */
 const VACATING_LOOK_MS = 10
+/** How often it is tried to open what is held by the node that this process was, in ms. */
+const REOPEN_EVERY_MS = 250
+/** So long after its time a stop waits for a server that says nothing; by then all that it may still do is done. */
+const CUT_AFTER_MS = 4_000
 
 /**
  * An engine: a queue, a scheduler and threads in this process. It does nothing until `start()`.
@@ -442,6 +446,7 @@ class MillraceEngine extends Access {
     void (async () => {
       for (let tries = 0; this.#life === 'running' || this.#life === 'starting'; tries++) {
         try {
+          await this.#writeAsBefore()
           await this.#node.join()
           this.log.info({ node: this.#node.id }, 'engine.rejoined')
           this.#claimer.ready(null)
@@ -456,20 +461,26 @@ class MillraceEngine extends Access {
     })()
   }
 
+  /** What has ended is accepted from the node that held it, and from no other. */
+  async #writeAsBefore(): Promise<void> {
+    const over = new AbortController()
+    const written = this.#syncer.flush().catch(() => {})
+    await Promise.race([written, this.machineClock.sleep(this.settings.nodeLimitMs, over.signal)])
+    over.abort()
+  }
+
   /**
    * What we held before is ready at once, without waiting until we have been silent for long enough, and nobody is charged.
-   * First everything that ran is over, and what had ended is written.
+   * First everything that ran is over. A session of ours that still hangs in PostgreSQL may stand in the way for a while.
    */
   async #reopen(nodeId: number): Promise<void> {
     const { machineClock } = this
     const untilMs = machineClock.steadyMs() + this.settings.nodeLimitMs
     try {
-      while (this.#scheduler.isVacating) {
-        if (machineClock.steadyMs() >= untilMs || this.#life !== 'running') return // the limit is then what all wait for
-        await machineClock.sleep(VACATING_LOOK_MS)
-      }
-      await this.#syncer.flush()
-      await this.#node.reopen(nodeId)
+      const goesOn = () => machineClock.steadyMs() < untilMs && this.#life === 'running' // then the limit is what all wait for
+      while (this.#scheduler.isVacating && goesOn()) await machineClock.sleep(VACATING_LOOK_MS)
+      while (!this.#scheduler.isVacating && goesOn() && !(await this.#node.reopen(nodeId)))
+        await machineClock.sleep(REOPEN_EVERY_MS)
     } catch (error) {
       this.log.warn({ node: nodeId, error: messageOf(error) }, 'node.not_reopened')
     }
@@ -635,6 +646,8 @@ class MillraceEngine extends Access {
       return { released: 0, outboxed: 0 }
     }
     const deadline = new Deadline(this.machineClock, timeoutMs)
+    const releasedBefore = this.#scheduler.stats().released
+    const cut = this.machineClock.after(timeoutMs + CUT_AFTER_MS, () => this.store.abandon(), true)
     this.#node.quiet()
     this.#cron.quiet()
     this.#claimer.quiet()
@@ -658,8 +671,9 @@ class MillraceEngine extends Access {
     await this.#node.stop(flushed.outboxed === 0)
     await this.#outbox.close()
     await this.closeStore()
+    cut.cancel()
     this.#life = 'stopped'
-    const report = { released: this.#scheduler.stats().released, outboxed: flushed.outboxed }
+    const report = { released: this.#scheduler.stats().released - releasedBefore, outboxed: flushed.outboxed }
     this.log.info(report, 'engine.stopped')
     return report
   }

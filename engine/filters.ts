@@ -17,6 +17,26 @@ export const JOB_STATES: readonly string[] = [
   'expired',
 ] satisfies JobState[]
 
+/**
+ * A filter by which something is done to all that match: besides, a field that is undefined is refused, as it is mostly
+ * a mistake, and would choose more than was meant.
+ */
+export function checkChoice(filter: unknown, allowed: readonly string[]): void {
+  checkFields(filter, allowed)
+  for (const [field, value] of Object.entries(filter as object))
+    if (value === undefined)
+      throw new EngineError('VALIDATION', `${field} is undefined; leave it out to choose whatever it is`, { field })
+}
+
+/** @throws EngineError VALIDATION that names the option and those that there are */
+export function checkOptions(options: unknown, allowed: readonly string[]): void {
+  if (typeof options !== 'object' || options === null || Array.isArray(options))
+    throw new EngineError('VALIDATION', `options are an object, got ${JSON.stringify(options)}`, { field: 'options' })
+  for (const field of Object.keys(options))
+    if (!allowed.includes(field))
+      throw new EngineError('VALIDATION', `${field} is no option of this call: ${allowed.join(', ')}`, { field })
+}
+
 /** @throws EngineError VALIDATION that names the field and those that there are */
 export function checkFields(filter: unknown, allowed: readonly string[]): void {
   if (typeof filter !== 'object' || filter === null)
@@ -26,4 +46,10 @@ export function checkFields(filter: unknown, allowed: readonly string[]): void {
   for (const field of Object.keys(filter))
     if (!allowed.includes(field))
       throw new EngineError('VALIDATION', `${field} is no field of this filter: ${allowed.join(', ')}`, { field })
+}
+
+/** What people give as a reason is stored and shown. @throws EngineError VALIDATION */
+export function checkReason(reason: unknown): void {
+  if (typeof reason !== 'string' || reason.includes('\0'))
+    throw new EngineError('VALIDATION', 'reason must be a string free of U+0000', { field: 'reason' })
 }

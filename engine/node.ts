@@ -66,6 +66,8 @@ export class Node {
   /** Since when renewals have succeeded without a gap: only then may we judge others. */
   #steadySinceMs = 0
   #fenced = false
+  /** What this process was before: it has not died of what that held. */
+  readonly #former = new Set<number>()
   readonly counts = { beats: 0, missed: 0, fenced: 0, rescuedNodes: 0, rescuedJobs: 0, poisoned: 0 }
 
   constructor(needs: NodeNeeds, settings: NodeSettings) {
@@ -100,6 +102,7 @@ export class Node {
     const { nodeLimitMs, version } = this.#settings
     const began = clock.steadyMs()
     const uid = randomUUID()
+    if (this.#id !== 0) this.#former.add(this.#id)
     this.#id = await store.join({
       uid,
       host: hostname(),
@@ -115,9 +118,13 @@ export class Node {
     this.#fenced = false
   }
 
-  /** Opens again what this process held as the node that it was. It has not died of it, so no job is charged. */
-  async reopen(nodeId: number): Promise<void> {
-    await this.#rescue(nodeId, true, false)
+  /**
+   * Opens again what this process held as the node that it was. It has not died of it, so no job is charged. False: somebody
+   * holds it, or a part of it, just now.
+   */
+  async reopen(nodeId: number): Promise<boolean> {
+    if (await this.#rescue(nodeId, true, false)) return true
+    return !(await this.#needs.store.nodesOf(machineId())).some(({ id }) => id === nodeId)
   }
 
   quiet(): void {
@@ -153,9 +160,11 @@ export class Node {
     const { nodeLimitMs } = this.#settings
     const began = clock.steadyMs()
     const id = this.#id
-    const guard = clock.after(Math.max(0, this.#fenceAtMs() - began), () =>
-      this.#fence(`no renewal for ${Math.round(nodeLimitMs * (1 - FENCE_MARGIN))} ms`),
-    )
+    const watch = () =>
+      clock.after(Math.max(0, this.#fenceAtMs() - clock.steadyMs()), () =>
+        this.#fence(`no renewal for ${Math.round(nodeLimitMs * (1 - FENCE_MARGIN))} ms`),
+      )
+    let guard = watch()
     try {
       const { alive, silent, cancels, overdue } = await store.beat(id, this.#state, this.#needs.threads())
       this.counts.beats++
@@ -166,10 +175,13 @@ export class Node {
       }
       if (began - this.#renewedAtMs > nodeLimitMs / 2) this.#steadySinceMs = began
       this.#renewedAtMs = began
+      guard.cancel()
+      guard = watch() // what follows may take its time, measured from this renewal
       if (cancels) this.#needs.onCancels()
       if (overdue) this.#needs.onOverdue()
       // after an outage everybody looks silent: give them the time that we would want
-      if (began - this.#steadySinceMs >= nodeLimitMs) for (const other of silent) await this.#rescue(other, false, true)
+      if (began - this.#steadySinceMs >= nodeLimitMs)
+        for (const other of silent) await this.#rescue(other, false, !this.#former.has(other))
       return true
     } catch (error) {
       this.counts.missed++
@@ -199,15 +211,17 @@ export class Node {
     }
   }
 
-  async #rescue(nodeId: number, sure: boolean, blames: boolean): Promise<void> {
+  /** False: not, or not everything. */
+  async #rescue(nodeId: number, sure: boolean, blames: boolean): Promise<boolean> {
     const { store, log } = this.#needs
     const done = await store.rescue(nodeId, this.#settings.rescuesMax, sure, blames)
-    if (!done) return
+    if (!done) return false
     if (done.gone) this.counts.rescuedNodes++
     this.counts.rescuedJobs += done.reopened
     this.counts.poisoned += done.buried
     log.warn({ node: nodeId, reopened: done.reopened, poisoned: done.buried }, 'node.rescued')
     if (done.reopened > 0) this.#needs.onRescued(done.reopened)
+    return done.gone
   }
 }
 

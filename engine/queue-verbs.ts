@@ -3,6 +3,7 @@
 
 import type { QueueStats, QueueVerbs } from './api.ts'
 import { EngineError } from './base/errors.ts'
+import { checkReason } from './filters.ts'
 import { readStatements } from './store/statements.ts'
 import type { Store } from './store/store.ts'
 
@@ -38,6 +39,7 @@ export function openQueueVerbs(store: Store): QueueVerbs {
     resume: (queue) => setPaused(queue, false),
 
     async purge(queue, reason = 'purged') {
+      checkReason(reason)
       const [known] = await ask<{ id: number; now: string }>('queue_find', [nameOf(queue)])
       if (!known) return 0
       let purged = 0

@@ -13,7 +13,7 @@ import type {
 import { EngineError } from './base/errors.ts'
 import { NAME_CHARS_MAX } from './base/limits.ts'
 import type { Enqueuer } from './enqueuer/enqueuer.ts'
-import { checkFields } from './filters.ts'
+import { checkFields, checkOptions } from './filters.ts'
 import { type CronPlan, parseCron } from './schedule/cron.ts'
 import { nextAfter } from './schedule/occurrences.ts'
 import type { NewSchedule, ScheduleRecord, ScheduleStore } from './store/schedule-store.ts'
@@ -62,7 +62,9 @@ export function openSchedules(needs: ScheduleVerbsNeeds): Schedules {
   }
 
   return {
-    async register(list, { queue = 'default' } = {}) {
+    async register(list, options = {}) {
+      checkOptions(options, ['queue']) // misspelt, it would delete the schedules of another queue
+      const { queue = 'default' } = options
       const queues = typeof queue === 'string' ? [queue] : queue
       if (queues.length === 0) refuse('queue', 'one name or several', queue)
       if (!Array.isArray(list) || list.length > REGISTER_MAX) refuse('list', `a list of at most ${REGISTER_MAX}`, list)

@@ -2,7 +2,6 @@
 // when the job moves at the same moment. Races are played with two sessions: one keeps its transaction open.
 
 import assert from 'node:assert/strict'
-import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { after, before, test } from 'node:test'
 import type pg from 'pg'
 import { silentLog } from '../engine/base/log.ts'
@@ -11,6 +10,7 @@ import type { Flush } from '../engine/store/types.ts'
 import { AttemptRows, OUTCOME } from '../engine/syncer/attempt-rows.ts'
 import { withBundle } from './support/bundle.ts'
 import { withEngines } from './support/engine.ts'
+import { gate } from './support/gate.ts'
 import { ManualClock } from './support/manual-clock.ts'
 import { completing, openStore, type StoreBundle } from './support/store.ts'
 import { until } from './support/until.ts'
@@ -43,46 +43,6 @@ test('[TM-100] a cancel before the first LISTEN is up ends the job, and the next
     await inState(second.id, 'completed')
   })
 })
-
-/** A way to the server that a test cuts and opens again. */
-async function gate(url: string): Promise<{ url: string; cut(): void; open(): void; close(): void }> {
-  const to = new URL(url)
-  const folder = to.searchParams.get('host')
-  const port = Number(to.port || to.searchParams.get('port') || 5432)
-  let isOpen = true
-  const sockets = new Set<Socket>()
-  const server = createServer((near) => {
-    if (!isOpen) return void near.destroy()
-    const far = folder?.startsWith('/') ? connect(`${folder}/.s.PGSQL.${port}`) : connect(port, to.hostname)
-    for (const socket of [near, far]) {
-      sockets.add(socket)
-      socket.on('error', () => {})
-      socket.on('close', () => [near, far].forEach((it) => void it.destroy()))
-    }
-    near.pipe(far).pipe(near)
-  })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const through = new URL(url)
-  through.searchParams.delete('host')
-  through.searchParams.delete('port')
-  through.hostname = '127.0.0.1'
-  through.port = String((server.address() as AddressInfo).port)
-  const cut = () => {
-    isOpen = false
-    for (const socket of sockets) socket.destroy()
-  }
-  return {
-    url: through.href,
-    cut,
-    open: () => {
-      isOpen = true
-    },
-    close() {
-      cut()
-      server.close()
-    },
-  }
-}
 
 test('a cancel while the connection that listens is cut ends the job when it is back', async () => {
   await withEngines(async ({ client, engine, inState, query, schema, url, until }) => {

@@ -28,6 +28,9 @@ function bundle(settings: Partial<ClaimerSettings> = {}) {
     queues: [1],
     wanted: 10,
     ready: 0,
+    /** One claim brings so many jobs at most, with these payloads. */
+    atOnce: Number.POSITIVE_INFINITY,
+    payloads: '1',
     nextInMs: null as number | null,
     /** Milliseconds until jobs become due, of those that wait for their time. */
     soon: [] as number[],
@@ -58,11 +61,11 @@ function bundle(settings: Partial<ClaimerSettings> = {}) {
         if (after === null) clock.jump(world.claimTakesMs)
         world.asked.push('claim')
         if (world.failure) throw world.failure
-        const count = Math.min(request.jobsMax, world.ready)
+        const count = Math.min(request.jobsMax, world.ready, world.atOnce)
         world.ready -= count
         return count === 0
           ? []
-          : [{ count, payloads: '1', queueId: 1, rank: 0, seq: ++world.seq, group: null } as ClaimedChunk]
+          : [{ count, payloads: world.payloads, queueId: 1, rank: 0, seq: ++world.seq, group: null } as ClaimedChunk]
       },
       lastSeq: async () => world.seq,
       async claimAhead({ jobsMax }, withinMs) {
@@ -325,4 +328,13 @@ test('for one group alone nothing is claimed ahead, nor when jobs are not to be 
     assert.deepEqual(world.aheads, [])
     await stop()
   }
+})
+
+test('a claim that its bytes have cut short is followed by the next, whatever characters they are', async () => {
+  const { world, claimer, settle, stop } = bundle({ claimBytesMax: 6_000 })
+  Object.assign(world, { wanted: 10, ready: 3, atOnce: 1, payloads: JSON.stringify('工'.repeat(1_000)) })
+  claimer.start()
+  await settle()
+  assert.equal(world.arrived, 3)
+  await stop()
 })

@@ -282,7 +282,20 @@ test('a filter that is misspelt is refused, where it lists and where it would ac
       ['dead', () => console.dead.list(odd)],
       ['schedules', () => console.schedules.list(odd)],
     ]
+    // what is undefined by mistake would choose everything; a misspelt option would be passed over
+    const { schedules } = client
+    await schedules.create({ id: 'kept', task: 'echo', cron: '@daily' })
+    calls.push(
+      ['dead', () => console.dead.purge({ id: undefined } as object)],
+      ['dead', () => console.dead.requeue({ queue: undefined } as object)],
+      ['dead', () => console.dead.requeue({}, { persecond: 1 } as object)],
+      ['schedules', () => schedules.register([], { queues: 'payroll' } as object)],
+      ['cancel', () => console.cancel(id, 'a\0')],
+      ['cancel', () => console.cancel(id, 5 as never)],
+      ['purge', () => console.queue.purge('default', 'a\0')],
+    )
     for (const [name, call] of calls) assert.equal(await codeFrom(call), 'VALIDATION', name)
+    assert.equal((await schedules.list()).length, 1)
     assert.equal((await console.results.list({ queue: 'default' })).length, 1)
     for (const options of [{ client }, { onDuplicate: 'ignore' }])
       assert.equal(

@@ -372,6 +372,7 @@ test('any pieces of a chunk, in any order, are the same texts as the whole split
       const holding = new Holding(
         chunk(1, texts.length, { payloads: joined, metas: withMetas ? joined : null }),
         new TaskState('work', null),
+        false,
       )
       for (const [a, b] of cuts) {
         const from = a % texts.length

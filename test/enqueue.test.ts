@@ -770,3 +770,56 @@ test('a span that is none, or a tracer that throws, leaves the job without a tra
     })
   })
 })
+
+test('a transaction that is open with a key holds up enqueues with that key, and nobody else', async () => {
+  await withEngines(async ({ client, connection, query, until }) => {
+    const own = await connection()
+    await client.enqueue('mail', 0) // names and ids are known from here on
+    await own.query('begin')
+    await client.enqueue('mail', 1, { client: own, idempotencyKey: 'open' })
+    let answered = false
+    const same = client.enqueue('mail', 2, { idempotencyKey: 'open' }).finally(() => {
+      answered = true
+    })
+    await until('it waits for the key', async () => {
+      const rows = await query(
+        `select from pg_stat_activity where wait_event_type = 'Lock' and query like '%enqueue_chunks%'`,
+      )
+      return rows.length === 1
+    })
+    await client.enqueue('mail', 3)
+    await client.enqueueMany('mail', [4, 5])
+    await client.enqueueMany(
+      'mail',
+      Array.from({ length: 300 }, () => 6),
+    )
+    assert.equal(answered, false)
+    await own.query('rollback')
+    assert.ok((await same).id > 0)
+  })
+})
+
+test('what an enqueue does not know is refused where it might be passed over: fields of items, a client that is null', async () => {
+  await withEngines(async (bundle) => {
+    const { client } = bundle
+    const item = { task: 'mail', payload: 1 }
+    const calls: [string, () => Promise<unknown>][] = [
+      ['key beside the task', () => client.enqueueMany([{ ...item, idempotencyKey: 'a' } as typeof item])],
+      ['misspelt payload', () => client.enqueueMany([{ task: 'mail', paylod: 1 } as unknown as typeof item])],
+      ['misspelt client', () => client.enqueueMany([item], { clinet: null } as object)],
+      ['options of a job beside items', () => client.enqueueMany([item], { priority: 5 } as object)],
+      ['null client, one', () => client.enqueue('mail', 1, { client: null as never })],
+      ['null client, many', () => client.enqueueMany('mail', [1], { client: null as never })],
+      ['null client, items', () => client.enqueueMany([item], { client: null as never })],
+      ['client that is none', () => client.enqueue('mail', 1, { client: {} as never })],
+      ['options that are a list', () => client.enqueue('mail', 1, [] as never)],
+      ['options that are a text', () => client.enqueue('mail', 1, 'high' as never)],
+      [
+        'misspelt field of retry',
+        () => client.enqueue('mail', 1, { retry: { kind: 'fixed', delayMs: 1, jiter: 1 } as never }),
+      ],
+    ]
+    for (const [what, call] of calls) assert.equal(await codeFrom(call), 'VALIDATION', what)
+    assert.equal((await stored(bundle)).length, 0)
+  })
+})

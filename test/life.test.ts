@@ -374,6 +374,7 @@ test('results that cannot be stored fail for good; what only looks odd is stored
     for (const [task, payload, code] of [
       ['zero', 'value', 'RESULT_INVALID'],
       ['zero', 'key', 'RESULT_INVALID'],
+      ['half', 1, 'RESULT_INVALID'],
       ['echo', 'x'.repeat(2_001), 'RESULT_TOO_LARGE'],
     ] as const) {
       const { id } = await bundle.client.enqueue(task, payload)
@@ -381,8 +382,8 @@ test('results that cannot be stored fail for good; what only looks odd is stored
       assert.equal((job.error as { code: string }).code, code)
       assert.equal((await attempts(bundle, id)).length, 1)
     }
-    const { id } = await bundle.client.enqueue('half', 1)
-    await bundle.inState(id, 'completed')
+    const { id: pair } = await bundle.client.enqueue('echo', '\u{1f600} and \\ud800')
+    await bundle.inState(pair, 'completed')
     const { id: exact } = await bundle.client.enqueue('echo', 'x'.repeat(1_998))
     await bundle.inState(exact, 'completed')
   })

@@ -50,7 +50,8 @@ export function resultText(value: unknown, bytesMax: number): string {
     if (bytes > bytesMax)
       throw plainError('RESULT_TOO_LARGE', `the result has ${bytes} bytes, allowed are ${bytesMax}`, { bytes })
   }
-  if (holdsZero(text)) throw plainError('RESULT_INVALID', 'the result holds U+0000, which no database text can')
+  if (isUnstorable(text))
+    throw plainError('RESULT_INVALID', 'the result holds U+0000 or half a surrogate pair, which no database text can')
   if (isDeeper(text, JSON_DEPTH_MAX))
     throw plainError('RESULT_INVALID', `the result is nested deeper than ${JSON_DEPTH_MAX}`)
   return text
@@ -187,10 +188,11 @@ function isEscaped(text: string, at: number): boolean {
   return (at - first) % 2 === 1
 }
 
-/** True when a JSON text holds the character U+0000, which JSON always writes as an escape. */
-function holdsZero(text: string): boolean {
-  for (let at = text.indexOf('\\u0000'); at >= 0; at = text.indexOf('\\u0000', at + 1)) {
-    if (!isEscaped(text, at)) return true
+/** True when a JSON text holds U+0000 or half a surrogate pair, which JSON.stringify always writes as escapes. */
+function isUnstorable(text: string): boolean {
+  for (let at = text.indexOf('\\u'); at >= 0; at = text.indexOf('\\u', at + 1)) {
+    if (isEscaped(text, at)) continue
+    if (text.startsWith('0000', at + 2) || /^d[89a-f]/.test(text.slice(at + 2, at + 4))) return true
   }
   return false
 }

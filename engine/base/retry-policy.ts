@@ -41,6 +41,8 @@ export const RETRY_DEFAULT = {
  */
 export type RetryDecision = (attempt: number, error: unknown) => number | false
 
+const POLICY_FIELDS = ['kind', 'initialMs', 'factor', 'maxMs', 'delayMs', 'delaysMs', 'jitter']
+
 /** What is wrong with a policy that somebody gave: the field, and what it must be. */
 export interface WrongPolicy {
   readonly field: string
@@ -48,7 +50,7 @@ export interface WrongPolicy {
   readonly value: unknown
 }
 
-/** Null: nothing is wrong. Fields that a kind does not know are let pass, but must be right where they have a meaning. */
+/** Null: nothing is wrong. Fields of other kinds are let pass, but must be right where they have a meaning. */
 export function wrongInRetry(given: unknown): WrongPolicy | null {
   if (typeof given !== 'object' || given === null)
     return { field: 'retry', rule: "a policy such as { kind: 'fixed', delayMs: 1000 }", value: given }
@@ -57,6 +59,9 @@ export function wrongInRetry(given: unknown): WrongPolicy | null {
   const wrong = (field: string, rule: string): WrongPolicy => ({ field: `retry.${field}`, rule, value: policy[field] })
   if (!['exponential', 'fixed', 'table', 'none'].includes(kind as string))
     return wrong('kind', "'exponential', 'fixed', 'table' or 'none'")
+  for (const field of Object.keys(policy))
+    if (!POLICY_FIELDS.includes(field))
+      return { field: `retry.${field}`, rule: `one of ${POLICY_FIELDS.join(', ')}`, value: 'an unknown field' }
   if (kind === 'fixed' && policy.delayMs === undefined) return wrong('delayMs', 'given')
   if (kind === 'table' && !(Array.isArray(delaysMs) && delaysMs.length > 0 && delaysMs.length <= 1_000))
     return wrong('delaysMs', 'a list of 1 to 1,000 delays')

@@ -258,10 +258,8 @@ export class Claimer {
     }
     const chunks = await this.#needs.store.claim(request, after)
     let jobs = 0
-    let bytes = 0
     for (const chunk of chunks) {
       jobs += chunk.count
-      bytes += chunk.payloads.length
       all.push(chunk)
     }
     this.counts.claims++
@@ -273,7 +271,7 @@ export class Claimer {
     }
     this.#emptyPolls = 0
     // less than was asked for: nothing is left, unless the bytes were the limit
-    if (jobs >= wanted || bytes * 2 >= this.#settings.claimBytesMax) this.#fresh = true
+    if (jobs >= wanted || bytesOf(chunks) * 2 >= this.#settings.claimBytesMax) this.#fresh = true
     this.#needs.arrive(chunks, nodeId)
     return jobs
   }
@@ -401,4 +399,9 @@ export class Claimer {
       }
     })
   }
+}
+
+/** As PostgreSQL counts them. */
+function bytesOf(chunks: readonly ClaimedChunk[]): number {
+  return chunks.reduce((sum, { payloads }) => sum + Buffer.byteLength(payloads), 0)
 }

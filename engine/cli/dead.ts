@@ -71,7 +71,7 @@ function chosen<F extends RequeueFilter>({
     filter.queue !== undefined ||
     filter.task !== undefined
   )
-    return filter
+    return Object.fromEntries(Object.entries(filter).filter(([, value]) => value !== undefined)) as typeof filter
   throw new EngineError('VALIDATION', 'name what is meant: an ID, --queue, --task or --all', { field: 'ID' })
 }
 

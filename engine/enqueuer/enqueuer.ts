@@ -13,7 +13,7 @@ import type { Json } from '../base/task.ts'
 import { backoffMs, isRetryable } from '../store/connection.ts'
 import type { Duplicate } from '../store/store.ts'
 import type { NewChunk } from '../store/types.ts'
-import { checkedTemplate, type EnqueueOptions, same, type TaskDefaults, type Template } from './options.ts'
+import { checkClient, checkedTemplate, type EnqueueOptions, same, type TaskDefaults, type Template } from './options.ts'
 import { payloadText } from './payload.ts'
 
 /** Above this many jobs COPY's four round trips cost less than the statement's per-job parsing (results/). */
@@ -92,14 +92,21 @@ interface Waiting {
   reject(error: unknown): void
 }
 
+/** Single calls that go together. */
+interface Line {
+  waiting: Waiting[]
+  flying: Promise<void> | null
+  lastJobs: number
+}
+
 export class Enqueuer {
   readonly #needs: EnqueuerNeeds
   readonly #settings: EnqueuerSettings
   /** Templates of calls without options, and the task's defaults that they were made of. */
   readonly #plain = new Map<string, { template: Template; defaults: object | undefined }>()
-  #waiting: Waiting[] = []
-  #flying: Promise<void> | null = null
-  #lastJobs = 0
+  readonly #plainLine: Line = { waiting: [], flying: null, lastJobs: 0 }
+  /** Jobs with keys: such a statement waits for a transaction that is open with the same key, and only they wait for it. */
+  readonly #keyedLine: Line = { waiting: [], flying: null, lastJobs: 0 }
   #closed = false
   /** Ids left of the current block. */
   #nextId = 0
@@ -129,8 +136,9 @@ export class Enqueuer {
       return outcome(chunk!, 0, duplicates, template, ignoreDuplicate)
     }
     return new Promise<Enqueued>((resolve, reject) => {
-      this.#waiting.push({ template, payload: text, ignoreDuplicate, resolve, reject })
-      this.#takeOff()
+      const line = template.key === null ? this.#plainLine : this.#keyedLine
+      line.waiting.push({ template, payload: text, ignoreDuplicate, resolve, reject })
+      this.#takeOff(line)
     })
   }
 
@@ -165,6 +173,10 @@ export class Enqueuer {
     const within = typeof first === 'string' ? options : (second as Pick<EnqueueOptions, 'client'> | undefined)
     const client = within?.client
     const batch = typeof first === 'string' ? second : first
+    if (typeof first !== 'string') {
+      checkFieldsOf(within ?? {}, ['client'], 'an option beside items')
+      checkClient(client)
+    }
     if (!Array.isArray(batch))
       throw new EngineError('VALIDATION', 'a batch must be an array', {
         field: typeof first === 'string' ? 'payloads' : 'items',
@@ -187,6 +199,7 @@ export class Enqueuer {
         const item = shared ? null : (first as readonly EnqueueItem[])[at]!
         if (!shared && (typeof item !== 'object' || item === null))
           throw new EngineError('VALIDATION', 'it must be an object with task, payload and options', { field: 'items' })
+        if (item !== null) checkFieldsOf(item, ['task', 'payload', 'options'], 'a field of an item')
         for (const field of ['client', 'onDuplicate'])
           if (item?.options && field in item.options)
             throw new EngineError('VALIDATION', `an item of a batch has no ${field}`, { field })
@@ -237,31 +250,20 @@ export class Enqueuer {
   /** Takes no more; what was taken is written. */
   async close(): Promise<void> {
     this.#closed = true
-    while (this.#flying) await this.#flying
+    for (const line of [this.#plainLine, this.#keyedLine]) while (line.flying) await line.flying
   }
 
   // ------------------------------------------------------------------ coalescing
 
-  #takeOff(): void {
-    if (this.#flying) return
-    this.#flying = (async () => {
+  #takeOff(line: Line): void {
+    if (line.flying) return
+    line.flying = (async () => {
       // callers that were answered together come back together: give them one turn of the loop to do so
-      if (this.#lastJobs > 1) await nextTurn()
+      if (line.lastJobs > 1) await nextTurn()
       else await null
-      while (this.#waiting.length > 0) await this.#fly(this.#nextFlight())
-      this.#flying = null
+      while (line.waiting.length > 0) await this.#fly(nextFlight(line))
+      line.flying = null
     })()
-  }
-
-  #nextFlight(): Waiting[] {
-    let bytes = 0
-    let jobs = 0
-    while (jobs < this.#waiting.length && jobs < STATEMENT_JOBS_MAX && bytes < STATEMENT_BYTES_MAX)
-      bytes += this.#waiting[jobs++]!.payload.length
-    const flight = this.#waiting.slice(0, jobs)
-    this.#waiting = this.#waiting.slice(jobs)
-    this.#lastJobs = jobs
-    return flight
   }
 
   async #fly(flight: readonly Waiting[]): Promise<void> {
@@ -436,6 +438,24 @@ export class Enqueuer {
       this.#plain.set(task, { template, defaults })
     return template
   }
+}
+
+function nextFlight(line: Line): Waiting[] {
+  let bytes = 0
+  let jobs = 0
+  while (jobs < line.waiting.length && jobs < STATEMENT_JOBS_MAX && bytes < STATEMENT_BYTES_MAX)
+    bytes += line.waiting[jobs++]!.payload.length
+  const flight = line.waiting.slice(0, jobs)
+  line.waiting = line.waiting.slice(jobs)
+  line.lastJobs = jobs
+  return flight
+}
+
+/** What is passed over in silence may have been an idempotency key. */
+function checkFieldsOf(given: object, allowed: readonly string[], what: string): void {
+  for (const field of Object.keys(given))
+    if (!allowed.includes(field))
+      throw new EngineError('VALIDATION', `${field} is not ${what}: ${allowed.join(', ')}`, { field })
 }
 
 function blocksFor(lengths: readonly number[], left: number): number {

@@ -119,8 +119,10 @@ export function checkedTemplate(
       refuse(field, 'a Date or milliseconds since 1970, within ten years of now', value)
     return Math.round(ms as number)
   }
+  if (typeof options !== 'object' || options === null || Array.isArray(options)) refuse('options', 'an object', options)
   for (const field of Object.keys(options))
     if (!OPTION_NAMES.has(field)) refuse(field, `one of ${[...OPTION_NAMES].join(', ')}`, 'an unknown option')
+  checkClient(options.client)
   if (options.runAt !== undefined && options.delayMs !== undefined)
     refuse('delayMs', 'left out when runAt is given', options.delayMs)
   const due =
@@ -165,6 +167,13 @@ export function checkedTemplate(
     ephemeral: options.ephemeral ?? false,
     meta: options.meta === undefined && trace === null ? null : metaText(options.meta, trace),
   }
+}
+
+/** null would mean: without a transaction, at once. */
+export function checkClient(client: unknown): void {
+  if (client === undefined) return
+  if (typeof (client as { query?: unknown } | null)?.query !== 'function')
+    refuse('client', 'a client with query(text, values), or left out', client)
 }
 
 const OPTION_NAMES: ReadonlySet<string> = new Set<keyof EnqueueOptions>([

@@ -37,7 +37,8 @@ export class Dispatcher {
   readonly #onExpired: (span: Span) => void
   readonly #onBack: (holding: Holding, from: number, to: number) => void
   #nowSteadyMs = 0
-  #nowWallMs = 0
+  /** By the clock that expiries are judged by. */
+  #dueNowMs = 0
   /** The lane that #fits asks about. */
   #asked: LaneState
 
@@ -72,9 +73,9 @@ export class Dispatcher {
   }
 
   /** Feeds lanes until they are full or nothing fits; `alone` are slots that must run by themselves. Returns jobs fed. */
-  dispatch(nowSteadyMs: number, nowWallMs: number, alone: Cleared[]): number {
+  dispatch(nowSteadyMs: number, dueNowMs: number, alone: Cleared[]): number {
     this.#nowSteadyMs = nowSteadyMs
-    this.#nowWallMs = nowWallMs
+    this.#dueNowMs = dueNowMs
     let fed = 0
     while (alone.length > 0 && this.#feedAlone(alone[0]!)) {
       alone.shift()
@@ -278,7 +279,7 @@ export class Dispatcher {
     const { chunk } = holding
     while (span.from < span.to && holding.slotAt(span.from) === GONE) span.from++
     if (span.from === span.to) return 0
-    if (chunk.expiresAtMs !== null && chunk.expiresAtMs <= this.#nowWallMs) {
+    if (chunk.expiresAtMs !== null && chunk.expiresAtMs <= this.#dueNowMs) {
       this.#onExpired(span) // ends every living job of it and counts them out
       span.from = span.to
       return 0

@@ -9,7 +9,7 @@ import { EVENT, NO_STATE, nextCode, STATE } from '../orchestrator/states.ts'
 import type { ClaimedChunk } from '../store/types.ts'
 import { Dispatcher } from './dispatch.ts'
 import { Heap } from './heap.ts'
-import { GONE, Holding, type Span } from './holding.ts'
+import { DOUBTFUL_RUNS, GONE, Holding, type Span } from './holding.ts'
 import { MODE } from './lane-state.ts'
 import type { SchedulerNeeds } from './needs.ts'
 import { Pending } from './pending.ts'
@@ -72,6 +72,8 @@ export class HeldJobs {
   readonly #prerun = new Heap<Span>((a, b) => a.holding.chunk.dueAtMs < b.holding.chunk.dueAtMs)
   /** Held ahead of their time until somebody says that it has come: begin(). */
   readonly #awaiting = new Map<ClaimedChunk, Span>()
+  /** Jobs that were let go because their thread died while others ran there too; the oldest are forgotten. */
+  readonly #sunk = new Set<number>()
   readonly #tasks = new Map<string, TaskState>()
   readonly #needs: SchedulerNeeds
   #prerunJobs = 0
@@ -243,7 +245,7 @@ export class HeldJobs {
       for (const lane of this.dispatcher.lanes) if (lane.mode === MODE.alone) alone++
       suspects.step(alone)
     }
-    return this.dispatcher.dispatch(this.now.steadyMs, this.now.wallMs, suspects.ready)
+    return this.dispatcher.dispatch(this.now.steadyMs, this.#dueNowMs(), suspects.ready)
   }
 
   /** Moves a slot along the table of states; false when the event cannot happen in its state. */
@@ -359,6 +361,7 @@ export class HeldJobs {
   releaseSurplus(afterMs: number): number {
     const { now, pending } = this
     let released = 0
+    for (const span of this.suspects.surplus(now.steadyMs - afterMs)) released += this.releaseSpan(span)
     let allowedMs = this.dispatcher.staying * afterMs
     for (const group of [...pending.groups]) {
       const { task } = group
@@ -380,7 +383,21 @@ export class HeldJobs {
     this.#prerunJobs = 0
   }
 
-  /** Due times are judged by one clock on all nodes: the database's, and never too early. */
+  /** A thread died while the job and others ran there. */
+  sank(slot: number): void {
+    this.#sunk.add(this.slots.id[slot]!)
+    if (this.#sunk.size > SUNK_MAX) this.#sunk.delete(this.#sunk.values().next().value!)
+  }
+
+  /** Runs are also let go for other reasons (a stop, a fence, an earlier life as a dead letter): they alone prove nothing. */
+  #maySinkThreads(chunk: ClaimedChunk): boolean {
+    const { run, attempt, rescues, firstId, count } = chunk
+    if (this.#sunk.size === 0 || run - attempt - rescues < DOUBTFUL_RUNS) return false
+    for (let i = 0; i < count; i++) if (this.#sunk.has(firstId + i)) return true
+    return false
+  }
+
+  /** Due times and expiries are judged by one clock on all nodes: the database's, and never too early. */
   #dueNowMs(): number {
     return this.#needs.occurrences?.surelyMs?.() ?? this.now.wallMs
   }
@@ -400,7 +417,7 @@ export class HeldJobs {
 
   #arriveOne(chunk: ClaimedChunk, awaits: boolean): void {
     const { now, slots } = this
-    const holding = new Holding(chunk, this.taskOf(chunk.task))
+    const holding = new Holding(chunk, this.taskOf(chunk.task), this.#maySinkThreads(chunk))
     const early = awaits || (chunk.timed && chunk.dueAtMs > this.#dueNowMs())
     const state = early ? STATE.prerun : STATE.pending
     let living = 0
@@ -414,7 +431,7 @@ export class HeldJobs {
       living++
     }
     this.counters.arrived += living
-    if (chunk.expiresAtMs !== null && chunk.expiresAtMs <= now.wallMs) {
+    if (chunk.expiresAtMs !== null && chunk.expiresAtMs <= this.#dueNowMs()) {
       this.#expire({ holding, from: 0, to: chunk.count, sinceSteadyMs: 0 }, false)
     } else if (early) {
       this.#prerunJobs += living
@@ -439,7 +456,8 @@ export class HeldJobs {
 
   /** Back from a lane: whoever shared it has its note. */
   #waitAgain(holding: Holding, from: number, to: number): void {
-    if (holding.isSuspect && !this.suspects.mayHaveCompany(holding)) this.#wait(holding, from, to, to - from)
+    if (holding.isSuspect && !this.suspects.mayHaveCompany(holding))
+      for (let i = from; i < to; i++) this.suspects.again(holding.slotAt(i))
     else this.pending.add(holding, from, to, to - from, this.now.steadyMs)
   }
 
@@ -490,5 +508,7 @@ export function graceOf(holding: Holding): number {
   return holding.task.info?.graceMs ?? GRACE_MS
 }
 
+/** Jobs that are remembered because a thread died with them. */
+const SUNK_MAX = 10_000
 /** Of a task that no file declares. */
 const GRACE_MS = 5_000

@@ -9,8 +9,8 @@ import type { TaskState } from './task-state.ts'
 /** In `slots`: this job left the holding (it ended, or was given back). */
 export const GONE = 0xffffffff
 
-/** Runs that were let go uncharged, because it was not known who ended their thread, before a job runs alone. */
-const DOUBTFUL_RUNS = 5
+/** Runs that were let go uncharged, whatever the reason, before a job that was there when a thread died runs alone. */
+export const DOUBTFUL_RUNS = 5
 
 export class Holding {
   readonly chunk: ClaimedChunk
@@ -25,12 +25,11 @@ export class Holding {
   #payloads: Offsets | null = null
   #metas: Offsets | null = null
 
-  constructor(chunk: ClaimedChunk, task: TaskState) {
+  constructor(chunk: ClaimedChunk, task: TaskState, maySinkThreads: boolean) {
     this.chunk = chunk
     this.task = task
-    const { run, attempt, rescues } = chunk
-    this.maySinkThreads = task.isShared && run - attempt - rescues >= DOUBTFUL_RUNS
-    this.isSuspect = rescues > 0 || this.maySinkThreads
+    this.maySinkThreads = maySinkThreads
+    this.isSuspect = chunk.rescues > 0 || maySinkThreads
     this.#slots = chunk.count > 1 ? new Uint32Array(chunk.count).fill(GONE) : null
   }
 

@@ -8,7 +8,7 @@ import { retryDelayMs } from '../orchestrator/retry.ts'
 import { NO_SLOT } from '../orchestrator/slots.ts'
 import { EVENT, OUTCOME, STATE } from '../orchestrator/states.ts'
 import type { DoubtItem } from '../store/types.ts'
-import { FLAG, type HeldJobs } from './held-jobs.ts'
+import { FLAG, graceOf, type HeldJobs } from './held-jobs.ts'
 import type { Holding } from './holding.ts'
 import { MODE } from './lane-state.ts'
 import type { SchedulerNeeds } from './needs.ts'
@@ -56,6 +56,11 @@ export class Reports implements ReportSink {
     }
     if (jobs.slots.flags[slot]! & FLAG.completing) {
       this.#returned(slot, holding, startedAtMs, startedAtMs + Math.round(ranMs))
+      return
+    }
+    if (jobs.slots.flags[slot]! & FLAG.timeout && !this.#wasInTime(slot, ranMs)) {
+      const endedAtMs = startedAtMs + Math.round(ranMs)
+      this.#charge(slot, OUTCOME.timedOut, 'TASK_TIMED_OUT', true, endedAtMs, LATE, 0, LATE.length)
       return
     }
     jobs.step(slot, EVENT.complete)
@@ -162,7 +167,10 @@ export class Reports implements ReportSink {
         const outcome = flags & FLAG.timeout ? OUTCOME.timedOut : OUTCOME.failed
         holding.task.learn(Math.max(0, jobs.now.steadyMs - slots.startedSteadyMs[slot]!))
         this.#charge(slot, outcome, lost.code, true, jobs.now.wallMs, bytes, 0, bytes.length)
-      } else this.#release(slot)
+      } else {
+        if (holding.task.isShared) jobs.sank(slot)
+        this.#release(slot)
+      }
     }
   }
 
@@ -223,6 +231,14 @@ export class Reports implements ReportSink {
       delayMs,
     )
     jobs.end(slot)
+  }
+
+  /** It had returned before its signal was fired, and only the report came later. */
+  #wasInTime(slot: number, ranMs: number): boolean {
+    const { slots } = this.#jobs
+    const graceEndsMs = slots.deadlineSteadyMs[slot]!
+    if (!Number.isFinite(graceEndsMs)) return false // even the grace is over
+    return slots.startedSteadyMs[slot]! + ranMs <= graceEndsMs - graceOf(slots.ref[slot]!)
   }
 
   /** True when the job's handler may have completed it: whatever is said of it next counts only if it has not. */
@@ -353,6 +369,7 @@ const MEAN_WEIGHT = 1 / 50
 /** Of an error, for the log. */
 const SAID_MAX = 1_000
 const STOPPED = Buffer.from('its thread was ended, or the engine stopped')
+const LATE = errorBytes('TASK_TIMED_OUT', 'the handler returned after its time was over')
 const CANCELLED = Buffer.from('it was cancelled')
 const NOT_COMMITTED = errorBytes(
   'NOT_COMMITTED',

@@ -31,6 +31,8 @@ const MESSAGES_PER_ITERATION = 10_000
 const DUE_PER_ITERATION = 20_000
 /** Work that should be here so that lanes outlast a claim: some ten round trips to a near database. */
 const AHEAD_MS = 250
+/** Suspects that wait for their notes may be so many before lanes that are idle ask for no more. */
+const SUSPECTS_MAX = 64
 /** Below this share of what should be here, more is wanted. Claims are few and large instead of many and small. */
 const REFILL_SHARE = 0.7
 /** What waits this long beyond what the lanes get done in that time is given to other nodes. */
@@ -271,7 +273,8 @@ export class Scheduler {
     }
     for (const { task, waiting } of jobs.pending.groups)
       workMs += waiting * (task.known ? Math.min(task.costMs, AHEAD_MS) : AHEAD_MS)
-    const least = Math.min(room, Math.max(0, idle - jobs.pending.size))
+    const suspectsBehind = Math.max(0, jobs.suspects.waiting - SUSPECTS_MAX)
+    const least = Math.min(room, Math.max(0, idle - jobs.pending.size - suspectsBehind))
     const meanMs = Math.min(AHEAD_MS, this.#reports.meanCostMs)
     if (Number.isNaN(meanMs) || alive === 0) return least
     const full = Math.min(heldMax, Math.ceil((alive * AHEAD_MS) / meanMs))

@@ -58,11 +58,17 @@ export class Suspects {
   /** A note for some that may run beside others is being written: those that end meanwhile make room for the next. */
   #isNoting = false
   #waitingInCompany = false
+  #waitingJobs = 0
 
   constructor(slots: Slots<Holding>, rescuesMax: number, needs: SuspectsNeeds) {
     this.#slots = slots
     this.#rescuesMax = rescuesMax
     this.#needs = needs
+  }
+
+  /** Jobs that wait for their note, with some that have left meanwhile. */
+  get waiting(): number {
+    return this.#waitingJobs
   }
 
   get isEmpty(): boolean {
@@ -75,6 +81,7 @@ export class Suspects {
   }
 
   add(span: Span): void {
+    this.#waitingJobs += span.to - span.from
     if (!this.mayHaveCompany(span.holding)) {
       this.#alone.push(span)
       return
@@ -87,6 +94,11 @@ export class Suspects {
     }
     company.waiting.push(span)
     this.#waitingInCompany = true
+  }
+
+  /** It was to run by itself, and no lane has it any more: its note stands. */
+  again(slot: number): void {
+    this.ready.unshift({ slot, generation: this.#slots.generation[slot]! })
   }
 
   /** The job waits like others, as its note stands. */
@@ -106,7 +118,8 @@ export class Suspects {
     const table = this.#slots
     if (this.#last !== null && table.isCurrent(this.#last.slot, this.#last.generation)) return
     const wasLast = this.#last !== null
-    if (this.#waitingInCompany && !this.#isNoting) this.#noteCompany(wasLast)
+    // the first note behind him waits until his outcome is written, and those behind that know it
+    if (this.#waitingInCompany && !this.#isNoting && this.#noteCompany(wasLast)) this.#last = null
     const busy = this.#marking + this.ready.length + alone
     let room = this.#needs.lanes() - busy
     if (room <= 0) return
@@ -123,6 +136,21 @@ export class Suspects {
     if (taken.length > 0) this.#noteAlone(taken, wasLast || this.#last !== null)
   }
 
+  /** What has waited since before behind the only suspect that may run: others can have it. */
+  surplus(sinceBefore: number): Span[] {
+    if (this.#last === null || !this.#slots.isCurrent(this.#last.slot, this.#last.generation)) return []
+    const spans: Span[] = []
+    for (const heap of [this.#alone, ...[...this.#companies.values()].map(({ waiting }) => waiting)])
+      for (const span of heap.drain()) {
+        if (span.sinceSteadyMs > sinceBefore) heap.push(span)
+        else {
+          this.#waitingJobs -= span.to - span.from
+          spans.push(span)
+        }
+      }
+    return spans
+  }
+
   /** Takes out everything that is not being noted just now. */
   drain(): Span[] {
     const spans = this.#alone.drain()
@@ -131,6 +159,7 @@ export class Suspects {
       if (noted === 0) this.#companies.delete(task)
     }
     this.#waitingInCompany = false
+    this.#waitingJobs = 0
     for (const { slot, generation } of this.ready.splice(0)) {
       if (!this.#slots.isCurrent(slot, generation)) continue
       const holding = this.#slots.ref[slot]!
@@ -140,7 +169,8 @@ export class Suspects {
     return spans
   }
 
-  #noteCompany(settleFirst: boolean): void {
+  /** False: there was nobody to note. */
+  #noteCompany(settleFirst: boolean): boolean {
     const taken: Cleared[] = []
     this.#waitingInCompany = false
     for (const [task, company] of this.#companies) {
@@ -155,7 +185,7 @@ export class Suspects {
       if (company.waiting.size > 0) this.#waitingInCompany = true
       else if (company.noted === 0) this.#companies.delete(task)
     }
-    if (taken.length === 0) return
+    if (taken.length === 0) return false
     this.#isNoting = true
     this.#note(
       taken,
@@ -165,6 +195,7 @@ export class Suspects {
         this.#isNoting = false
       },
     )
+    return true
   }
 
   #noteAlone(taken: readonly Cleared[], settleFirst: boolean): void {
@@ -233,7 +264,10 @@ export class Suspects {
 
   #skipGone(waiting: Heap<Span>): void {
     for (let span = waiting.peek(); span !== undefined; span = waiting.peek()) {
-      while (span.from < span.to && span.holding.slotAt(span.from) === GONE) span.from++
+      while (span.from < span.to && span.holding.slotAt(span.from) === GONE) {
+        span.from++
+        this.#waitingJobs--
+      }
       if (span.from < span.to) return
       waiting.shift()
     }
@@ -242,7 +276,9 @@ export class Suspects {
   #take(waiting: Heap<Span>): number {
     this.#skipGone(waiting)
     const span = waiting.peek()
-    return span === undefined ? NO_SLOT : span.holding.slotAt(span.from++)
+    if (span === undefined) return NO_SLOT
+    this.#waitingJobs--
+    return span.holding.slotAt(span.from++)
   }
 }
 

@@ -39,7 +39,9 @@ export class Watch {
     const { info } = task
     const timeoutMs = chunk.timeoutMs ?? info?.timeoutMs ?? this.#needs.settings.defaultTimeoutMs
     const startedMs = slots.startedSteadyMs[slot]!
-    const deadline = startedMs + allowedMs(timeoutMs, chunk.expiresAtMs, slots.startedAtMs[slot]!)
+    // an expiry is judged by the database's clock, as everywhere
+    const leadMs = chunk.expiresAtMs === null ? 0 : this.#jobs.clockLeadMs()
+    const deadline = startedMs + allowedMs(timeoutMs, chunk.expiresAtMs, slots.startedAtMs[slot]! + leadMs)
     slots.deadlineSteadyMs[slot] = deadline
     this.soon(deadline)
     if (info !== null && info.heartbeatMs !== null) this.soon(startedMs + info.heartbeatMs)

@@ -112,12 +112,17 @@ export function backoffMs(tries: number, maxMs = 2_000, random: () => number = M
   return full / 2 + (random() * full) / 2
 }
 
+/** What a connection has for its goodbye, in ms. */
+const END_MS = 1_000
+
 export class Session {
   readonly #options: SessionOptions
   #client: pg.Client | null = null
   /** Tail of the line of callers; each waits for the one before. */
   #line: Promise<unknown> = Promise.resolve()
   #closed = false
+  /** On its way up. */
+  #connecting: pg.Client | null = null
 
   constructor(options: SessionOptions) {
     this.#options = options
@@ -195,6 +200,7 @@ export class Session {
       keepAlive: true,
       types: TYPES,
     })
+    this.#connecting = client
     client.on('error', () => this.#discard(client)) // what was waiting is rejected by the driver
     try {
       await client.connect()
@@ -206,9 +212,11 @@ export class Session {
         `connect for ${what}`,
         isLost(client) && typeof (error as { code?: unknown })?.code !== 'string',
       )
+    } finally {
+      this.#connecting = null
     }
     if (this.#closed) {
-      await client.end().catch(() => {})
+      await endOf(client, this.#options.clock)
       throw new EngineError('STOPPING', `${what}: the connection is closed`)
     }
     this.#client = client
@@ -227,14 +235,21 @@ export class Session {
     await this.#line.catch(() => {})
     const client = this.#client
     this.#client = null
-    await client?.end().catch(() => {})
+    if (client !== null) await endOf(client, this.#options.clock)
   }
 
   /** Drops the connection now: what is in flight fails. For fencing and for the end of a deadline. */
   abandon(): void {
     this.#closed = true
-    if (this.#client) this.#discard(this.#client)
+    for (const client of [this.#client, this.#connecting]) if (client) this.#discard(client)
   }
+}
+
+/** Says goodbye. A server that does not answer is not waited for. */
+export async function endOf(client: pg.Client, clock: Clock): Promise<void> {
+  const timer = clock.after(END_MS, () => streamOf(client)?.destroy(), true)
+  await client.end().catch(() => {})
+  timer.cancel()
 }
 
 function streamOf(client: pg.Client): { destroyed: boolean; destroy(): void } | undefined {

@@ -5,7 +5,7 @@
 import pg from 'pg'
 import type { Clock } from '../base/clock.ts'
 import type { Log } from '../base/log.ts'
-import { backoffMs } from './connection.ts'
+import { backoffMs, endOf } from './connection.ts'
 
 /**
  * What travels on the channel: `q<queue ids>` ready, `s` scheduled, `c<node id>` cancel, `h` schedules changed. After an
@@ -33,6 +33,8 @@ export interface ListenerOptions {
 export class Listener {
   readonly #options: ListenerOptions
   #client: pg.Client | null = null
+  /** The same, from its first attempt to connect on. */
+  #attempt: pg.Client | null = null
   #closed = false
   #running: Promise<void> | null = null
   readonly #stop = new AbortController()
@@ -54,7 +56,7 @@ export class Listener {
   async close(): Promise<void> {
     this.#closed = true
     this.#stop.abort()
-    await this.#client?.end().catch(() => {})
+    if (this.#attempt !== null) await endOf(this.#attempt, this.#options.clock)
     await this.#running
   }
 
@@ -77,6 +79,7 @@ export class Listener {
           const heard = from !== undefined && from === origin ? null : parse(said!)
           if (heard) onHeard(heard)
         })
+        this.#attempt = client
         await client.connect()
         await client.query(`listen "millrace_${schema}"`)
         this.#client = client
@@ -88,6 +91,7 @@ export class Listener {
         if (tries === 0) log.warn({ error: String(error) }, 'listener.lost')
       } finally {
         this.#client = null
+        this.#attempt = null
         client.end().catch(() => {})
       }
       if (!this.#closed) await clock.sleep(backoffMs(tries, 5_000), this.#stop.signal)

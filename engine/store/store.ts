@@ -2,6 +2,7 @@
 // work has its own connection, so that a long flush never delays a claim or the node's sign of life:
 //   claim    claims and promotions          flush   settles outcomes         enqueue   single and small batches
 //   bulk     COPY of many jobs              beat    the node row, rescues    notify    wake-ups of other nodes
+//   keys     jobs with keys, whose statements wait for open transactions with the same key; opened with the first
 //   schedule occurrences that are due (schedule-store.ts), opened with the first of them
 //   ask      console and everything else
 // LISTEN has a connection of its own in listener.ts.
@@ -67,7 +68,7 @@ export interface Duplicate {
   readonly heldBy: number
 }
 
-type SessionName = 'claim' | 'flush' | 'enqueue' | 'bulk' | 'beat' | 'notify' | 'schedule' | 'ask'
+type SessionName = 'claim' | 'flush' | 'enqueue' | 'keys' | 'bulk' | 'beat' | 'notify' | 'schedule' | 'ask'
 
 export class Store {
   readonly #options: StoreOptions
@@ -256,11 +257,15 @@ export class Store {
     }
     const plain = chunks.every((chunk) => chunk.runAtMs === null && chunk.group === null)
     const keyed = chunks.some((chunk) => chunk.key !== null)
-    const rows = await this.#enqueueOn<{ first_id: number | string; held_by: number | string }>(client, {
-      name: 'enqueue_chunks',
-      text: this.#sql('select first_id, held_by from millrace.enqueue_chunks($1::text::json, $2, $3, $4, $5)'),
-      values: [chunksJson(chunks, true), plain, keyed, allOrNothing, chunks.some(expires)],
-    })
+    const rows = await this.#enqueueOn<{ first_id: number | string; held_by: number | string }>(
+      client,
+      {
+        name: 'enqueue_chunks',
+        text: this.#sql('select first_id, held_by from millrace.enqueue_chunks($1::text::json, $2, $3, $4, $5)'),
+        values: [chunksJson(chunks, true), plain, keyed, allOrNothing, chunks.some(expires)],
+      },
+      keyed ? 'keys' : 'enqueue',
+    )
     if (notify) void this.notify(`q${only!.queueId}`, true).catch(() => {})
     return rows.map((row) => ({ firstId: Number(row.first_id), heldBy: Number(row.held_by) }))
   }
@@ -268,10 +273,11 @@ export class Store {
   #enqueueOn<Row>(
     client: ForeignClient | undefined,
     statement: { name: string; text: string; values: unknown[] },
+    session: SessionName = 'enqueue',
   ): Promise<Row[]> {
     return client
       ? foreignRows<Row>(client, statement.text, statement.values)
-      : this.session('enqueue').query<Row>(statement)
+      : this.session(session).query<Row>(statement)
   }
 
   /** Writes many jobs by COPY in one transaction. Chunks with keys are refused as a whole when one is taken. */
@@ -285,7 +291,7 @@ export class Store {
     const keys = chunks
       .filter((chunk) => chunk.key !== null)
       .map((chunk) => ({ q: chunk.queueId, k: chunk.key, j: chunk.firstId }))
-    return this.session('bulk').exclusive('tx copy jobs', async (client) => {
+    return this.session(keys.length > 0 ? 'keys' : 'bulk').exclusive('tx copy jobs', async (client) => {
       await client.query('begin')
       if (keys.length > 0) {
         const taken = await client.query(this.#sql('select job_id, held_by from millrace.take_keys($1)'), [

@@ -17,12 +17,13 @@ import { EngineError } from '../base/errors.ts'
 import { defineTask, isTask, type TaskDefinition } from '../base/task.ts'
 import { createClient } from '../client.ts'
 import { createEngine, type EngineOptions } from '../engine.ts'
+import { checkFields } from '../filters.ts'
 import { jitterOf } from '../occurrences/entry.ts'
 import type { OrchestratorState } from '../scheduler/messages.ts'
 import { openEmbedded } from '../store/embedded.ts'
 import { VirtualTime } from '../store/virtual-time.ts'
 import type { TaskSource } from '../task-files.ts'
-import { checkJobs, type JobMatch } from './match.ts'
+import { checkJobs, JOB_MATCH_FIELDS, type JobMatch } from './match.ts'
 import { VirtualClock } from './virtual-clock.ts'
 import { type WaitOptions, waitForJob } from './wait.ts'
 
@@ -234,7 +235,8 @@ export class TestKit<Tasks = Registry> {
 
   /** Such a job was enqueued, whatever became of it. @returns those that match. @throws AssertionError */
   async assertEnqueued(match: JobMatch): Promise<JobRow[]> {
-    return checkJobs('enqueued', await this.#candidates(match), match)
+    const full = matchOf(match)
+    return checkJobs('enqueued', await this.#candidates(full), full)
   }
 
   /** No such job was enqueued. @throws AssertionError */
@@ -387,7 +389,9 @@ function inlined(tasks: TaskSource | readonly TaskSource[]): TaskSource[] {
 }
 
 function matchOf(match: number | JobMatch): JobMatch {
-  return typeof match === 'number' ? { id: match } : match
+  if (typeof match === 'number') return { id: match }
+  checkFields(match, JOB_MATCH_FIELDS)
+  return match
 }
 
 function spanOf(span: number | string): number {

@@ -27,6 +27,19 @@ export interface JobMatch {
   readonly count?: number
 }
 
+export const JOB_MATCH_FIELDS = [
+  'id',
+  'task',
+  'queue',
+  'group',
+  'priority',
+  'idempotencyKey',
+  'runAt',
+  'payload',
+  'result',
+  'count',
+] as const satisfies readonly (keyof JobMatch)[]
+
 export function contains(pattern: unknown, value: unknown): boolean {
   if (typeof pattern === 'function') return pattern(value) === true
   if (pattern instanceof RegExp) return typeof value === 'string' && value.search(pattern) !== -1

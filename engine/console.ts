@@ -13,7 +13,7 @@ import type {
   LoopRow,
   NodeRow,
 } from './api.ts'
-import { EngineError } from './base/errors.ts'
+import { EngineError, shown } from './base/errors.ts'
 import { checkChoice, checkFields, checkOptions, checkReason, JOB_STATES } from './filters.ts'
 import { openQueueVerbs, statsOf } from './queue-verbs.ts'
 import { openResultVerbs, timeOf } from './result-verbs.ts'
@@ -40,7 +40,7 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
   const jobs = async (filter: JobFilter = {}): Promise<JobRow[]> => {
     checkFields(filter, JOB_FIELDS)
     if (filter.state !== undefined && !JOB_STATES.includes(filter.state))
-      throw new EngineError('VALIDATION', `state must be one of ${JOB_STATES.join(', ')}, got ${filter.state}`, {
+      throw new EngineError('VALIDATION', `state must be one of ${JOB_STATES.join(', ')}, got ${shown(filter.state)}`, {
         field: 'state',
       })
     const rows = await ask('jobs', [
@@ -103,7 +103,7 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
 
     async loops(overMs = LOOPS_MS) {
       if (!(overMs >= 1_000 && overMs <= LOOPS_MS_MAX))
-        throw new EngineError('VALIDATION', `overMs must be from 1,000 to ${LOOPS_MS_MAX}, got ${String(overMs)}`, {
+        throw new EngineError('VALIDATION', `overMs must be from 1,000 to ${LOOPS_MS_MAX}, got ${shown(overMs)}`, {
           field: 'overMs',
         })
       return (await ask('loops', [overMs])).map(
@@ -238,7 +238,7 @@ function notFound(id: number): EngineError {
 function idOf(id: number | undefined): number | null {
   if (id === undefined) return null
   if (!Number.isSafeInteger(id) || id < 1)
-    throw new EngineError('VALIDATION', `a job id is a whole number from 1, got ${String(id)}`, { field: 'id' })
+    throw new EngineError('VALIDATION', `a job id is a whole number from 1 to 2^53, got ${shown(id)}`, { field: 'id' })
   return id
 }
 
@@ -255,7 +255,7 @@ function idsOf(ids: readonly number[], rest: DeadFilter): number[] {
 function limitOf(limit: number | undefined, fallback: number, max: number): number {
   if (limit === undefined) return fallback
   if (!Number.isInteger(limit) || limit < 1 || limit > max)
-    throw new EngineError('VALIDATION', `limit must be a whole number from 1 to ${max}, got ${String(limit)}`, {
+    throw new EngineError('VALIDATION', `limit must be a whole number from 1 to ${max}, got ${shown(limit)}`, {
       field: 'limit',
     })
   return limit
@@ -264,7 +264,7 @@ function limitOf(limit: number | undefined, fallback: number, max: number): numb
 function rateOf(perSecond: number | undefined): number | null {
   if (perSecond === undefined) return null
   if (!(perSecond >= 0.01 && perSecond <= 100_000))
-    throw new EngineError('VALIDATION', `perSecond must be from 0.01 to 100,000, got ${String(perSecond)}`, {
+    throw new EngineError('VALIDATION', `perSecond must be from 0.01 to 100,000, got ${shown(perSecond)}`, {
       field: 'perSecond',
     })
   return perSecond

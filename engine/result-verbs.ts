@@ -1,7 +1,7 @@
 // The results of completed jobs: found by time and by whose they are, and forgotten when they are not wanted any more.
 
 import type { ResultFilter, ResultPage, ResultRow, ResultVerbs } from './api.ts'
-import { EngineError } from './base/errors.ts'
+import { EngineError, shown } from './base/errors.ts'
 import { checkFields } from './filters.ts'
 import { readStatements } from './store/statements.ts'
 import type { Store } from './store/store.ts'
@@ -108,7 +108,7 @@ export function timeOf(field: string, at: Date | number | undefined): string | n
 
 function wholeOf(field: string, value: number, min: number, max: number): number {
   if (!Number.isInteger(value) || value < min || value > max)
-    throw new EngineError('VALIDATION', `${field} must be a whole number from ${min} to ${max}, got ${String(value)}`, {
+    throw new EngineError('VALIDATION', `${field} must be a whole number from ${min} to ${max}, got ${shown(value)}`, {
       field,
     })
   return value

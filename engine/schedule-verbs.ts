@@ -10,7 +10,7 @@ import type {
   TriggerOptions,
   UpcomingRow,
 } from './api.ts'
-import { EngineError } from './base/errors.ts'
+import { EngineError, shown } from './base/errors.ts'
 import { NAME_CHARS_MAX } from './base/limits.ts'
 import type { Enqueuer } from './enqueuer/enqueuer.ts'
 import { checkFields, checkOptions } from './filters.ts'
@@ -26,6 +26,19 @@ const JITTER_MS_MAX = 3_600_000
 const CATCH_UP_MS_MAX = 7 * 24 * 3_600_000
 const CATCH_UP_MS_DEFAULT = 24 * 3_600_000
 const LIST_MAX = 1_000
+const TRIGGER_FIELDS: readonly (keyof TriggerOptions)[] = [
+  'payload',
+  'queue',
+  'priority',
+  'maxAttempts',
+  'timeoutMs',
+  'retry',
+  'group',
+  'groupLimit',
+  'onRetry',
+  'ephemeral',
+  'meta',
+]
 const DATE_MS_MAX = 8.64e15
 
 export interface ScheduleVerbsNeeds {
@@ -112,6 +125,7 @@ export function openSchedules(needs: ScheduleVerbsNeeds): Schedules {
     },
 
     async trigger(id, overrides = {}) {
+      checkOptions(overrides, TRIGGER_FIELDS)
       const row = await find(id)
       const { payload = row.payload, ...over } = defined(overrides) as TriggerOptions
       const options = row.options as ScheduleJobOptions
@@ -285,8 +299,7 @@ function timeOf(field: string, value: unknown): number {
 }
 
 function refuse(field: string, rule: string, value: unknown): never {
-  const shown = typeof value === 'string' ? JSON.stringify(value.slice(0, 60)) : String(value).slice(0, 60)
-  throw new EngineError('VALIDATION', `${field} must be ${rule}, got ${shown}`, { field, rule })
+  throw new EngineError('VALIDATION', `${field} must be ${rule}, got ${shown(value)}`, { field, rule })
 }
 
 function inItem<T>(at: number, check: () => T): T {

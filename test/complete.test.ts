@@ -339,7 +339,8 @@ test('an open transaction of a handler holds up no other job of its group, where
 
 test('a handler that returns before its transaction is over is waited for, and that transaction decides', LIMIT, () =>
   withLedger(async (ledger) => {
-    const engine = await ledger.engine({ tasks: TASKS })
+    const log = new FakeLog()
+    const engine = await ledger.engine({ tasks: TASKS, log })
     const open = await ledger.close()
     const good = await ledger.put('leave open and commit', { gate: GATE })
     const bad = await ledger.put('leave open', { gate: GATE }, { maxAttempts: 1 })
@@ -350,6 +351,10 @@ test('a handler that returns before its transaction is over is waited for, and t
       async () => engine.stats().held === 0 && (await ledger.openTransactions()) === 2,
     )
     assert.deepEqual([await ledger.outcomes(good), await ledger.outcomes(bad)], [[], []])
+    await ledger.until('it is said of both', async () => {
+      const said = log.lines.filter(({ event }) => event === 'job.transaction_open').map(({ facts }) => facts.job)
+      return said.includes(good) && said.includes(bad)
+    })
     await open()
     await ledger.inState(good, 'completed')
     await ledger.inState(bad, 'failed')

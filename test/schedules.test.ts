@@ -463,6 +463,7 @@ test('[TM-068] [TM-069] [TM-070] trigger enqueues now, lays overrides over the o
       ],
     )
     await assert.rejects(schedules.trigger('unknown'), refusal('SCHEDULE_NOT_FOUND'))
+    await assert.rejects(schedules.trigger('op', { delayMs: 1_000 } as object), refusal('VALIDATION'))
   }))
 
 // ------------------------------------------------------------------ engines

@@ -248,3 +248,23 @@ export function codeOf(error: unknown): string {
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
+
+const SHOWN_CHARS_MAX = 60
+
+/** What somebody gave, for a message: texts in quotes, lists and objects as JSON, what is long cut short. */
+export function shown(value: unknown): string {
+  const text = typeof value === 'string' || isPlain(value) ? jsonOr(value) : String(value)
+  return text.length > SHOWN_CHARS_MAX ? `${text.slice(0, SHOWN_CHARS_MAX)}...` : text
+}
+
+function isPlain(value: unknown): boolean {
+  return typeof value === 'object' && value !== null && !(value instanceof Date)
+}
+
+function jsonOr(value: unknown): string {
+  try {
+    return JSON.stringify(value) ?? String(value)
+  } catch {
+    return 'what is not JSON'
+  }
+}

@@ -1,7 +1,7 @@
 // A task: a name, options and a handler. Task files export what `defineTask` returns; threads load the files and find
 // the tasks by their brand, so that two copies of this package still understand each other.
 
-import { EngineError } from './errors.ts'
+import { EngineError, shown } from './errors.ts'
 import type { ForeignClient } from './foreign-client.ts'
 import { GROUP_LIMIT_MAX, MAX_ATTEMPTS_MAX, NAME_CHARS_MAX } from './limits.ts'
 import type { Log } from './log.ts'
@@ -109,7 +109,7 @@ function checkTask(task: TaskDefinition<string, never, unknown>): void {
   const refuse = (field: string, rule: string, value: unknown) => {
     throw new EngineError(
       'CONFIG_INVALID',
-      `task ${JSON.stringify(task.name)}: ${field} must be ${rule}, got ${String(value)}`,
+      `task ${JSON.stringify(task.name)}: ${field} must be ${rule}, got ${shown(value)}`,
       { field, value },
     )
   }

@@ -1,7 +1,7 @@
 // What a caller may say about a job, and the checks of it: everything is judged before anything is written, and every
 // refusal names the field, the rule and what was given.
 
-import { EngineError } from '../base/errors.ts'
+import { EngineError, shown } from '../base/errors.ts'
 import type { ForeignClient } from '../base/foreign-client.ts'
 import {
   DELAY_MS_MAX,
@@ -196,9 +196,7 @@ const OPTION_NAMES: ReadonlySet<string> = new Set<keyof EnqueueOptions>([
 ])
 
 function refuse(field: string, rule: string, value: unknown): never {
-  const shown =
-    typeof value === 'string' ? JSON.stringify(value.length > 60 ? `${value.slice(0, 60)}...` : value) : String(value)
-  throw new EngineError('VALIDATION', `${field} must be ${rule}, got ${shown}`, { field, rule })
+  throw new EngineError('VALIDATION', `${field} must be ${rule}, got ${shown(value)}`, { field, rule })
 }
 
 /** A traceparent that the caller names goes before that of the active span, and takes no tracestate from it. */

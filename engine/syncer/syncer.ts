@@ -116,6 +116,8 @@ const STOP_RESERVE_MS = 1_000 // of the deadline, for writing the outbox
 
 /** Between two looks at jobs whose handlers' own transactions are still open after the handlers have ended. */
 const OPEN_LOOK_MS = 100
+/** A transaction that is open for so long after its handler has ended is worth a warning. */
+const OPEN_WARN_MS = 5_000
 /** Of the time to stop, for such transactions to end; whose do not are left to whoever recovers this node's leases. */
 const OPEN_SHARE = 0.5
 
@@ -142,6 +144,8 @@ export class Syncer implements Part {
   /** Jobs whose handlers' own transactions are not over: asked about again and again. */
   #open: Unit[] = []
   #openTimer: Timer | null = null
+  /** Since when, by job; Infinity when that was said. */
+  readonly #openSinceMs = new Map<number, number>()
   /** Those that the page in flight asks about. */
   #asked = 0
   readonly #cut = new AbortController()
@@ -375,10 +379,24 @@ export class Syncer implements Part {
         if (unit.doubt !== null && open.has(unit.jobId))
           this.#open.push({ ...unit, tuple: unit.tuple && Buffer.from(unit.tuple) })
     if (this.#open.length > 0) this.#lookLater()
+    for (const { jobId } of flush.doubts!) this.#noteOpen(jobId, open.has(jobId))
     for (const doubt of flush.doubts!)
       if (!open.has(doubt.jobId) && !stale.has(doubt.leaseId))
         this.#needs.onDoubtSettled?.(doubt, committed.has(doubt.jobId))
     return open.size
+  }
+
+  /** A transaction that nobody ends holds its job for ever, and its session may be one that a handler has forgotten. */
+  #noteOpen(jobId: number, isOpen: boolean): void {
+    if (!isOpen) {
+      this.#openSinceMs.delete(jobId)
+      return
+    }
+    const nowMs = this.#clock.steadyMs()
+    const sinceMs = this.#openSinceMs.get(jobId) ?? nowMs
+    const isNews = nowMs - sinceMs >= OPEN_WARN_MS
+    this.#openSinceMs.set(jobId, isNews ? Number.POSITIVE_INFINITY : sinceMs)
+    if (isNews) this.#log.warn({ job: jobId, openMs: Math.round(nowMs - sinceMs) }, 'job.transaction_open')
   }
 
   /** An empty page makes the writer ask again. */

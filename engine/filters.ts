@@ -1,7 +1,7 @@
 // Filters of lists and of what acts on all that match. A field that is misspelt would choose everything.
 
 import type { JobState } from './api.ts'
-import { EngineError, shown } from './base/errors.ts'
+import { EngineError, refuseUnknown, shown } from './base/errors.ts'
 
 /** States that jobs can be listed by. */
 export const JOB_STATES: readonly string[] = [
@@ -32,9 +32,7 @@ export function checkChoice(filter: unknown, allowed: readonly string[]): void {
 export function checkOptions(options: unknown, allowed: readonly string[]): void {
   if (typeof options !== 'object' || options === null || Array.isArray(options))
     throw new EngineError('VALIDATION', `options are an object, got ${shown(options)}`, { field: 'options' })
-  for (const field of Object.keys(options))
-    if (!allowed.includes(field))
-      throw new EngineError('VALIDATION', `${field} is no option of this call: ${allowed.join(', ')}`, { field })
+  refuseUnknown(options, allowed, 'no option of this call')
 }
 
 /** @throws EngineError VALIDATION that names the field and those that there are */
@@ -43,9 +41,7 @@ export function checkFields(filter: unknown, allowed: readonly string[]): void {
     throw new EngineError('VALIDATION', `a filter is an object; {} means all of them, got ${shown(filter)}`, {
       field: 'filter',
     })
-  for (const field of Object.keys(filter))
-    if (!allowed.includes(field))
-      throw new EngineError('VALIDATION', `${field} is no field of this filter: ${allowed.join(', ')}`, { field })
+  refuseUnknown(filter, allowed, 'no field of this filter')
 }
 
 /** What people give as a reason is stored and shown. @throws EngineError VALIDATION */

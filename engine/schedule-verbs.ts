@@ -26,19 +26,6 @@ const JITTER_MS_MAX = 3_600_000
 const CATCH_UP_MS_MAX = 7 * 24 * 3_600_000
 const CATCH_UP_MS_DEFAULT = 24 * 3_600_000
 const LIST_MAX = 1_000
-const TRIGGER_FIELDS: readonly (keyof TriggerOptions)[] = [
-  'payload',
-  'queue',
-  'priority',
-  'maxAttempts',
-  'timeoutMs',
-  'retry',
-  'group',
-  'groupLimit',
-  'onRetry',
-  'ephemeral',
-  'meta',
-]
 const DATE_MS_MAX = 8.64e15
 
 export interface ScheduleVerbsNeeds {
@@ -220,7 +207,7 @@ const FIELDS: ReadonlySet<string> = new Set<keyof ScheduleDefinition>([
   'catchUpWindowMs',
   'paused',
 ])
-const OPTIONS: ReadonlySet<string> = new Set<keyof ScheduleJobOptions>([
+const OPTIONS: readonly (keyof ScheduleJobOptions)[] = [
   'priority',
   'maxAttempts',
   'timeoutMs',
@@ -230,7 +217,8 @@ const OPTIONS: ReadonlySet<string> = new Set<keyof ScheduleJobOptions>([
   'onRetry',
   'ephemeral',
   'meta',
-])
+]
+const TRIGGER_FIELDS: readonly (keyof TriggerOptions)[] = ['payload', 'queue', ...OPTIONS]
 
 function checkDefinition(needs: ScheduleVerbsNeeds, given: ScheduleDefinition): Checked {
   for (const field of Object.keys(given))
@@ -238,7 +226,8 @@ function checkDefinition(needs: ScheduleVerbsNeeds, given: ScheduleDefinition): 
   const { task, cron, timeZone = 'UTC', payload = {}, overlap = 'allow', catchUp = 'one', paused } = given
   const options = defined(given.options ?? {}) as ScheduleJobOptions
   for (const field of Object.keys(options))
-    if (!OPTIONS.has(field)) refuse(`options.${field}`, `one of ${[...OPTIONS].join(', ')}`, 'an unknown option')
+    if (!(OPTIONS as readonly string[]).includes(field))
+      refuse(`options.${field}`, `one of ${OPTIONS.join(', ')}`, 'an unknown option')
   const job = needs.check(task, payload, given.queue === undefined ? options : { ...options, queue: given.queue })
   if (Buffer.byteLength(job.json) > PAYLOAD_BYTES_MAX)
     refuse('payload', `at most ${PAYLOAD_BYTES_MAX} bytes of JSON`, `${Buffer.byteLength(job.json)} bytes`)

@@ -3,19 +3,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { systemClock } from '../engine/base/clock.ts'
-import type { Log } from '../engine/base/log.ts'
 import { type EngineBundle, withEngines } from './support/engine.ts'
 import { type Gate, gate } from './support/gate.ts'
+import { FakeLog } from './support/scheduler-fakes.ts'
 
 const MINUTE = 60_000
-
-/** A log that remembers the names of what happened. */
-function remembering(): { log: Log; seen: Set<string> } {
-  const seen = new Set<string>()
-  const note = (_facts: unknown, event?: string) => void seen.add(String(event))
-  const log = { debug: note, info: note, warn: note, error: note } as unknown as Log
-  return { log, seen }
-}
 
 async function withGate(run: (bundle: EngineBundle, way: Gate) => Promise<void>): Promise<void> {
   await withEngines(async (bundle) => {
@@ -35,14 +27,14 @@ test(
   },
   () =>
     withGate(async ({ client, engine, query, until }, way) => {
-      const { log, seen } = remembering()
+      const log = new FakeLog()
       const worker = await engine({ database: way.url, threads: 2, nodeLimitMs: 6_000, nodeHeartbeatMs: 300, log })
       const count = 2
       for (let i = 0; i < count; i++) await client.enqueue('span', { ms: 1_500 })
       await until('they run', async () => worker.stats().running === count)
       way.cut()
       await until('all have run', async () => worker.stats().completed === count)
-      await until('it is fenced', async () => seen.has('engine.fenced'))
+      await until('it is fenced', async () => log.has('error', 'engine.fenced'))
       way.open()
       await until('all have ended', async () => {
         const [left] = await query<{ n: number }>('select count(*)::int as n from millrace.lease')

@@ -268,3 +268,10 @@ function jsonOr(value: unknown): string {
     return 'what is not JSON'
   }
 }
+
+/** Refuses a field that nobody knows: passed over in silence, it would be missed. `isWhat`: what it is not, in words. */
+export function refuseUnknown(given: object, allowed: readonly string[], isWhat: string): void {
+  for (const field of Object.keys(given))
+    if (!allowed.includes(field))
+      throw new EngineError('VALIDATION', `${field} is ${isWhat}: ${allowed.join(', ')}`, { field })
+}

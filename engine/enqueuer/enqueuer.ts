@@ -6,7 +6,7 @@
 // or says that they are there.
 
 import { type Clock, nextTurn } from '../base/clock.ts'
-import { EngineError } from '../base/errors.ts'
+import { EngineError, refuseUnknown } from '../base/errors.ts'
 import type { ForeignClient } from '../base/foreign-client.ts'
 import { BATCH_JOBS_MAX, CHUNK_JOBS_MAX } from '../base/limits.ts'
 import type { Json } from '../base/task.ts'
@@ -174,7 +174,7 @@ export class Enqueuer {
     const client = within?.client
     const batch = typeof first === 'string' ? second : first
     if (typeof first !== 'string') {
-      checkFieldsOf(within ?? {}, ['client'], 'an option beside items')
+      refuseUnknown(within ?? {}, ['client'], 'not an option beside items')
       checkClient(client)
     }
     if (!Array.isArray(batch))
@@ -199,7 +199,8 @@ export class Enqueuer {
         const item = shared ? null : (first as readonly EnqueueItem[])[at]!
         if (!shared && (typeof item !== 'object' || item === null))
           throw new EngineError('VALIDATION', 'it must be an object with task, payload and options', { field: 'items' })
-        if (item !== null) checkFieldsOf(item, ['task', 'payload', 'options'], 'a field of an item')
+        // what is passed over in silence may have been an idempotency key
+        if (item !== null) refuseUnknown(item, ['task', 'payload', 'options'], 'not a field of an item')
         for (const field of ['client', 'onDuplicate'])
           if (item?.options && field in item.options)
             throw new EngineError('VALIDATION', `an item of a batch has no ${field}`, { field })
@@ -449,13 +450,6 @@ function nextFlight(line: Line): Waiting[] {
   line.waiting = line.waiting.slice(jobs)
   line.lastJobs = jobs
   return flight
-}
-
-/** What is passed over in silence may have been an idempotency key. */
-function checkFieldsOf(given: object, allowed: readonly string[], what: string): void {
-  for (const field of Object.keys(given))
-    if (!allowed.includes(field))
-      throw new EngineError('VALIDATION', `${field} is not ${what}: ${allowed.join(', ')}`, { field })
 }
 
 function blocksFor(lengths: readonly number[], left: number): number {

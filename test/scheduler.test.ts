@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { Deadline } from '../engine/base/lifecycle.ts'
-import { type Bench, chunk, schedulerBench, task } from './support/scheduler-fakes.ts'
+import { type Bench, chunk, FakeOccurrences, schedulerBench, task } from './support/scheduler-fakes.ts'
 
 /** Lets one job of the bench begin on lane 0, and the loop know. */
 function runOne(bench: Bench, more: Parameters<typeof chunk>[2] = {}): void {
@@ -141,6 +141,29 @@ test('a job that expired before it could run is a dead letter without a run', ()
   )
   assert.equal(bench.lanes.outstanding(0), 0)
   assert.equal(bench.scheduler.stats().held, 0)
+})
+
+test('whether a job has expired is judged by the clock of the database: when it comes, while it waits, and while it runs', () => {
+  const MINUTE = 60_000
+  const aheadMs = 10 * MINUTE
+  let ownMs = () => 0
+  const behind = { nowMs: () => ownMs() - aheadMs, surelyMs: () => ownMs() - aheadMs }
+  const occurrences = Object.assign(new FakeOccurrences(), behind)
+  const bench = schedulerBench({ lanes: 1, needs: { occurrences } })
+  ownMs = () => bench.clock.wallMs()
+  // by our own clock all of them have expired long ago
+  bench.scheduler.arrive([chunk(1, 2, { expiresAtMs: behind.nowMs() + 5 * MINUTE })])
+  bench.settle()
+  assert.deepEqual(bench.lanes.queuedIds(0), [1])
+  bench.lanes.take(0, 1)
+  bench.advance(1_000)
+  assert.deepEqual(bench.lanes.lanes[0]!.aborted, [])
+  bench.lanes.complete(0, 1)
+  loop(bench)
+  bench.lanes.runAll()
+  loop(bench)
+  assert.equal(bench.outcomes.of('expired').length, 0)
+  assert.equal(bench.scheduler.stats().completed, 2)
 })
 
 test('a job that this node holds already is given back when it comes a second time', () => {

@@ -40,8 +40,10 @@ declare
   r record;
   v_chunks millrace.chunk[] := '{}';
   v_firsts bigint[] := '{}';
+  v_groups text[] := '{}';
   v_jobs int := 0;
   v_last bigint;
+  g record;
 begin
   if p_place = 'scheduled' then
     for r in
@@ -58,11 +60,12 @@ begin
     delete from millrace.scheduled s where s.first_id = any (v_firsts);
   elsif p_place = 'blocked' then
     for r in
-      select b.job_id, b.attempt, b.run, b.rescues, b.rank from millrace.blocked b join millrace.job j on j.id = b.job_id
+      select b.job_id, b.attempt, b.run, b.rescues, b.rank, b.group_key from millrace.blocked b join millrace.job j on j.id = b.job_id
       where b.queue_id = p_queue and j.created_at <= p_before
       order by b.queue_id, b.group_key, b.rank, b.seq limit 1000 for update of b
     loop
       v_firsts := v_firsts || r.job_id;
+      if r.group_key is distinct from v_groups[cardinality(v_groups)] then v_groups := v_groups || r.group_key; end if;
       v_chunks := v_chunks || row(r.job_id, 1, r.attempt, r.run, r.rescues, r.rank, 0)::millrace.chunk;
       v_jobs := v_jobs + 1;
       v_last := r.job_id;
@@ -83,6 +86,12 @@ begin
     delete from millrace.ready y where y.first_id = any (v_firsts);
   end if;
   if v_jobs > 0 then perform millrace.end_waiting(v_chunks, p_place <> 'blocked', p_reason); end if;
+  if p_place = 'blocked' then
+    -- those behind one that was blocked may have a larger limit than it had
+    for g in select distinct b.group_key from millrace.blocked b where b.queue_id = p_queue and b.group_key = any (v_groups) loop
+      perform millrace.call_next(p_queue, g.group_key);
+    end loop;
+  end if;
   return query select v_jobs, v_last;
 end $$;
 

@@ -461,10 +461,25 @@ test('payloads that are no JSON, hold U+0000 or half a surrogate pair, or pass a
       { deep: ['\udc00'] },
       'x'.repeat(2 * 1024 * 1024),
       nested(101),
+      Number.NaN,
+      { price: [1, Number.POSITIVE_INFINITY] },
+      { at: new Date(Number.NaN) },
+      new Map([['a', 1]]),
+      { tags: new Set(['a']) },
     ]) {
       assert.equal(await codeFrom(() => client.enqueue('mail', payload)), 'INVALID_PAYLOAD')
       assert.equal(await codeFrom(() => client.enqueueMany('mail', [1, payload])), 'INVALID_PAYLOAD')
     }
+    await assert.rejects(
+      client.enqueue('mail', { tags: new Set(['a']) }),
+      /payload\.tags is a Set.*plain object instead/,
+    )
+    await assert.rejects(client.enqueue('mail', 1, { meta: { n: Number.NaN } }), {
+      code: 'INVALID_PAYLOAD',
+      message: /^meta\.n is NaN/,
+    })
+    const schedule = { id: 's', task: 'mail', cron: '@daily', payload: { n: Number.NaN } }
+    await assert.rejects(client.schedules.create(schedule), /NaN/)
     assert.equal(await count('job', 'ready'), 0)
     await client.enqueue('mail', '\\u0000') // six characters, not one
     assert.equal(await count('job'), 1)

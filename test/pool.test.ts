@@ -196,6 +196,9 @@ test(
       'deeper than allowed',
       'far too deep',
       'toJSON that throws',
+      'NaN',
+      'Map',
+      'promise in a list',
     ]
     h.feed('returns', invalid, 0)
     await h.until(() => h.pool.outstanding(0) === 0)
@@ -203,6 +206,7 @@ test(
       const { error, retryable } = h.told.get(slot)!
       assert.deepEqual([error?.code, retryable], ['RESULT_INVALID', false], what)
     }
+    assert.match(h.told.get(8)!.error!.message, /^the result\.sum is NaN, which JSON cannot hold/)
     assert.deepEqual((await h.run('returns', 'backslash and u0000', 20)).result, ['\\u0000', '"\\"[[[['])
     assert.ok((await h.run('returns', 'as deep as allowed', 21)).result)
   }),

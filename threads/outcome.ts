@@ -2,7 +2,7 @@
 // Handlers may return and throw anything; nothing here throws anything but an EngineError with a code of the table.
 
 import { EngineError, ERROR_CODES, type ErrorCode, messageOf } from '../engine/base/errors.ts'
-import { isDeeper, isUnstorable } from '../engine/base/json-text.ts'
+import { isDeeper, isUnstorable, JSON_FORMS, lostIn } from '../engine/base/json-text.ts'
 import { JSON_DEPTH_MAX } from '../engine/base/limits.ts'
 import type { RetryDecision } from '../engine/base/retry-policy.ts'
 
@@ -55,6 +55,8 @@ export function resultText(value: unknown, bytesMax: number): string {
     throw plainError('RESULT_INVALID', 'the result holds U+0000 or half a surrogate pair, which no database text can')
   if (isDeeper(text, JSON_DEPTH_MAX))
     throw plainError('RESULT_INVALID', `the result is nested deeper than ${JSON_DEPTH_MAX}`)
+  const lost = lostIn(value, text, 'the result')
+  if (lost !== null) throw plainError('RESULT_INVALID', `${lost}, which JSON cannot hold; ${JSON_FORMS}`)
   return text
 }
 

@@ -592,8 +592,11 @@ export class ThreadPool implements Lanes {
       place.lane = this.#begin(number)
       this.#watchLoading(place)
     }
-    if (!isFailure) begin()
-    else place.timer = clock.after(Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * 2 ** (place.failedStarts - 1)), begin)
+    if (isFailure) {
+      const backoffMs = Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * 2 ** (place.failedStarts - 1))
+      // While start() is awaited nothing else may keep the process alive between two threads.
+      place.timer = clock.after(backoffMs, begin, this.#phase === 'starting')
+    } else begin()
   }
 
   // Threads of piscina.

@@ -90,7 +90,12 @@ export const ERROR_CODES = {
     exit: 70,
     hint: 'The thread passed its heap limit; raise threadHeapMb or process less at once.',
   },
-  RESULT_INVALID: { retry: false, http: 500, exit: 70, hint: 'A result must be JSON: no BigInt, no cycle, no U+0000.' },
+  RESULT_INVALID: {
+    retry: false,
+    http: 500,
+    exit: 70,
+    hint: 'A result must be JSON: no BigInt, no cycle, no U+0000, no NaN, no Map.',
+  },
   RESULT_TOO_LARGE: {
     retry: false,
     http: 500,

@@ -1,7 +1,7 @@
 // Payloads as JSON text, within the limits of what PostgreSQL stores and parsers bear.
 
 import { EngineError } from '../base/errors.ts'
-import { isDeeper, isUnstorable } from '../base/json-text.ts'
+import { isDeeper, isUnstorable, JSON_FORMS, lostIn } from '../base/json-text.ts'
 import { JSON_DEPTH_MAX } from '../base/limits.ts'
 
 /** The payload as JSON text. @throws EngineError INVALID_PAYLOAD with the limit that it breaks */
@@ -44,6 +44,10 @@ export function jsonText(value: unknown, field: string): string {
       field,
       depthMax: JSON_DEPTH_MAX,
     })
+  }
+  const lost = lostIn(value, text, field)
+  if (lost !== null) {
+    throw new EngineError('INVALID_PAYLOAD', `${lost}, which JSON cannot hold; ${JSON_FORMS}`, { field })
   }
   return text
 }

@@ -70,6 +70,9 @@ const RETURNED: Record<string, () => unknown> = {
       throw new Error('no')
     },
   }),
+  NaN: () => ({ sum: Number.NaN }),
+  Map: () => new Map([['a', 1]]),
+  'promise in a list': () => [Promise.resolve(1)],
   'backslash and u0000': () => ['\\u0000', '"\\"[[[['],
   'as deep as allowed': () => nested(100),
 }

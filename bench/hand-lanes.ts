@@ -21,6 +21,7 @@ export const SHARED_TASK: TaskInfo = {
   timeoutMs: 30_000,
   graceMs: 5_000,
   heartbeatMs: 100,
+  decides: false,
   concurrency: 1_000,
   retry: { kind: 'none' },
   inline: false,

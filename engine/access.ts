@@ -7,6 +7,7 @@ import type { Console, Schedules as ScheduleVerbs } from './api.ts'
 import { type Clock, systemClock } from './base/clock.ts'
 import { EngineError } from './base/errors.ts'
 import { type Log, silentLog } from './base/log.ts'
+import { didYouMean } from './base/nearest.ts'
 import { activeTraceHeaders } from './base/trace.ts'
 import { loadConfig } from './config/load.ts'
 import type { Settings } from './config/settings.ts'
@@ -109,6 +110,7 @@ export class Access {
         clock: this.clock,
         store: this.store,
         defaultsOf: (task) => this.defaultsOf(task),
+        onUnknownTask: (task) => this.onUnknownTask(task),
         traceHeaders: activeTraceHeaders,
         onEnqueued: (queueIds, dueAtMs) => this.onEnqueued(queueIds, dueAtMs),
       },
@@ -127,6 +129,20 @@ export class Access {
 
   protected defaultsOf(_task: string): TaskDefaults | undefined {
     return undefined
+  }
+
+  /** Nobody has it, as far as anybody has said: mostly a slip of the fingers, and such a job would wait for ever in silence. */
+  protected onUnknownTask(task: string): void {
+    const hint = didYouMean(task, this.taskNames())
+    this.log.warn(
+      { task, why: `no node has published this task${hint}; its jobs wait for one that has it` },
+      'task.unknown',
+    )
+  }
+
+  /** Tasks that this process has the definition of. */
+  protected taskNames(): Iterable<string> {
+    return []
   }
 
   protected onEnqueued(_queueIds: readonly number[], _dueAtMs: number | null): void {}

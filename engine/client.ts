@@ -9,7 +9,10 @@ import type { Settings } from './config/settings.ts'
 import type { TaskDefaults } from './enqueuer/options.ts'
 
 export interface ClientOptions extends Partial<Omit<Settings, 'tasks'>> {
-  /** Definitions whose defaults (queue, maxAttempts, group, groupLimit, onRetry) shall hold here too. */
+  /**
+   * Definitions of tasks, for their names and types. Not needed for their options: what running nodes have published counts
+   * here too. Those of a definition that is given here count before them.
+   */
   readonly tasks?: readonly TaskDefinition<string, never, unknown>[]
   readonly log?: Log
   readonly clock?: Clock
@@ -37,6 +40,10 @@ class MillraceClient extends Access {
 
   protected override defaultsOf(task: string): TaskDefaults | undefined {
     return this.#defaults.get(task)
+  }
+
+  protected override taskNames(): Iterable<string> {
+    return this.#defaults.keys()
   }
 
   async close(): Promise<void> {

@@ -50,7 +50,7 @@ import type { Store } from './store/store.ts'
 import type { ClaimedChunk, DoubtItem, Flush } from './store/types.ts'
 import { Outbox } from './syncer/outbox.ts'
 import { Syncer } from './syncer/syncer.ts'
-import { findTaskFiles, type TaskFiles, type TaskSource } from './task-files.ts'
+import { findTaskFiles, publishedTasks, type TaskFiles, type TaskSource } from './task-files.ts'
 
 /** Every setting (see `millrace config`), the tasks, and who writes the log. */
 export interface EngineOptions<Tasks = TaskSource | readonly TaskSource[]> extends Partial<Omit<Settings, 'tasks'>> {
@@ -162,6 +162,7 @@ class MillraceEngine extends Access {
       this.#catalog = await loading
       this.#goOn()
       this.#learnTasks()
+      await this.store.publishTasks(this.#node.id, publishedTasks(this.#catalog.tasks))
       await this.#syncer.start()
       await this.#registerSchedules()
       await this.#cron.start()
@@ -451,6 +452,7 @@ class MillraceEngine extends Access {
           this.log.info({ node: this.#node.id }, 'engine.rejoined')
           this.#claimer.ready(null)
           void this.#reopen(left)
+          void this.#publishAgain(this.#node.id)
           break
         } catch (error) {
           if (tries === 0) this.log.warn({ error: messageOf(error) }, 'engine.rejoin_failed')
@@ -459,6 +461,19 @@ class MillraceEngine extends Access {
       }
       this.#rejoining = false
     })()
+  }
+
+  /** A new node has to name its tasks, too. Until it has, people are told that it has none; jobs do not wait for that. */
+  async #publishAgain(nodeId: number): Promise<void> {
+    for (let tries = 1; this.#life === 'running' && this.#node.id === nodeId; tries++) {
+      try {
+        await this.store.publishTasks(nodeId, publishedTasks(this.#catalog.tasks))
+        return
+      } catch (error) {
+        if (tries === 1) this.log.warn({ node: nodeId, error: messageOf(error) }, 'tasks.not_published')
+        await this.machineClock.sleep(backoffMs(tries))
+      }
+    }
   }
 
   /** What has ended is accepted from the node that held it, and from no other. */
@@ -510,6 +525,10 @@ class MillraceEngine extends Access {
 
   protected override defaultsOf(task: string): TaskDefaults | undefined {
     return this.#taskByName.get(task)
+  }
+
+  protected override taskNames(): Iterable<string> {
+    return this.#taskByName.keys()
   }
 
   protected override onEnqueued(queueIds: readonly number[], dueAtMs: number | null): void {

@@ -68,12 +68,12 @@ export function openSchedules(needs: ScheduleVerbsNeeds): Schedules {
       const queues = typeof queue === 'string' ? [queue] : queue
       if (queues.length === 0) refuse('queue', 'one name or several', queue)
       if (!Array.isArray(list) || list.length > REGISTER_MAX) refuse('list', `a list of at most ${REGISTER_MAX}`, list)
-      const checked = list.map((it, at) =>
-        inItem(at, () => checkDefinition(needs, { ...it, queue: it.queue ?? queues[0]! })),
+      const checked = await Promise.all(
+        list.map((it, at) => inItem(at, () => checkDefinition(needs, { ...it, queue: it.queue ?? queues[0]! }))),
       )
       const ids = new Set<string>()
       for (const [at, { row }] of checked.entries()) {
-        if (ids.has(row.id)) inItem(at, () => refuse('id', 'given once in the list', row.id))
+        if (ids.has(row.id)) await inItem(at, async () => refuse('id', 'given once in the list', row.id))
         ids.add(row.id)
       }
       const done = await put(checked, 'code', false, [...new Set([...queues, ...checked.map((it) => it.queue)])])
@@ -82,7 +82,7 @@ export function openSchedules(needs: ScheduleVerbsNeeds): Schedules {
     },
 
     async create(definition) {
-      const checked = checkDefinition(needs, definition)
+      const checked = await checkDefinition(needs, definition)
       const [done] = await put([checked], 'api', true, null)
       if (done?.what === 'exists')
         throw new EngineError('VALIDATION', `a schedule with the id ${JSON.stringify(checked.row.id)} exists`, {
@@ -94,7 +94,7 @@ export function openSchedules(needs: ScheduleVerbsNeeds): Schedules {
 
     async update(id, change) {
       const row = await find(id)
-      const checked = checkDefinition(needs, { ...definitionOf(row), ...defined(change), id })
+      const checked = await checkDefinition(needs, { ...definitionOf(row), ...defined(change), id })
       await put([checked], row.source as 'code' | 'api', false, null)
       return rowOf(await find(id), store.time.nowMs())
     },
@@ -220,7 +220,7 @@ const OPTIONS: readonly (keyof ScheduleJobOptions)[] = [
 ]
 const TRIGGER_FIELDS: readonly (keyof TriggerOptions)[] = ['payload', 'queue', ...OPTIONS]
 
-function checkDefinition(needs: ScheduleVerbsNeeds, given: ScheduleDefinition): Checked {
+async function checkDefinition(needs: ScheduleVerbsNeeds, given: ScheduleDefinition): Promise<Checked> {
   for (const field of Object.keys(given))
     if (!FIELDS.has(field)) refuse(field, `one of ${[...FIELDS].join(', ')}`, 'an unknown field')
   const { task, cron, timeZone = 'UTC', payload = {}, overlap = 'allow', catchUp = 'one', paused } = given
@@ -228,7 +228,7 @@ function checkDefinition(needs: ScheduleVerbsNeeds, given: ScheduleDefinition): 
   for (const field of Object.keys(options))
     if (!(OPTIONS as readonly string[]).includes(field))
       refuse(`options.${field}`, `one of ${OPTIONS.join(', ')}`, 'an unknown option')
-  const job = needs.check(task, payload, given.queue === undefined ? options : { ...options, queue: given.queue })
+  const job = await needs.check(task, payload, given.queue === undefined ? options : { ...options, queue: given.queue })
   if (Buffer.byteLength(job.json) > PAYLOAD_BYTES_MAX)
     refuse('payload', `at most ${PAYLOAD_BYTES_MAX} bytes of JSON`, `${Buffer.byteLength(job.json)} bytes`)
   const plan = parseCron(cron, timeZone)
@@ -252,7 +252,7 @@ function checkDefinition(needs: ScheduleVerbsNeeds, given: ScheduleDefinition): 
       payload: job.json,
       options: {
         ...options,
-        maxAttempts: job.maxAttempts,
+        ...(job.maxAttempts !== null && { maxAttempts: job.maxAttempts }),
         ...(job.group !== null && { group: job.group }),
         ...(job.group !== null && groupLimit !== null && { groupLimit }),
         ...(job.onRetry === 'skip' && { onRetry: job.onRetry }),
@@ -291,9 +291,9 @@ function refuse(field: string, rule: string, value: unknown): never {
   throw new EngineError('VALIDATION', `${field} must be ${rule}, got ${shown(value)}`, { field, rule })
 }
 
-function inItem<T>(at: number, check: () => T): T {
+async function inItem<T>(at: number, check: () => Promise<T>): Promise<T> {
   try {
-    return check()
+    return await check()
   } catch (error) {
     if (!(error instanceof EngineError)) throw error
     throw new EngineError(error.code, `schedule ${at}: ${error.message}`, { ...error.details, index: at }, error)

@@ -3,8 +3,10 @@
 import { readdirSync, statSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
+import type { TaskInfo } from '../threads/lanes.ts'
 import { EngineError } from './base/errors.ts'
 import { isTask, type TaskDefinition } from './base/task.ts'
+import type { PublishedOptions } from './store/types.ts'
 
 /** A folder, a file, a URL, or task definitions; or a list of them. */
 export type TaskSource = string | URL | TaskDefinition<string, never, unknown>
@@ -51,6 +53,25 @@ export function findTaskFiles(
     }
   }
   return { modules: [...modules], inline }
+}
+
+/** What a node tells of its tasks. The order of the fields is part of it: two definitions are compared as text. */
+export function publishedTasks(tasks: readonly TaskInfo[]): { name: string; options: PublishedOptions }[] {
+  return tasks.map((task) => ({
+    name: task.name,
+    options: {
+      queue: task.queue,
+      maxAttempts: task.maxAttempts,
+      timeoutMs: task.timeoutMs,
+      graceMs: task.graceMs,
+      heartbeatMs: task.heartbeatMs,
+      retry: task.decides ? { kind: 'custom' } : task.retry,
+      group: task.group,
+      groupLimit: task.groupLimit,
+      onRetry: task.onRetry,
+      concurrency: task.concurrency,
+    },
+  }))
 }
 
 function pathOf(source: string | URL, cwd: string): string {

@@ -64,6 +64,7 @@ test('an enqueue that fails may have been written: its own engine looks, as it d
     knownTaskId: () => 3,
     queueIds: async () => [7],
     taskIds: async () => [3],
+    publishedTasks: async () => new Map(),
     reserveBlocks: async (count: number) => Array.from({ length: count }, (_, at) => 1 + at * 1_000),
     enqueue: async () => {
       throw new EngineError('STORE_FAILED', 'the answer was lost')

@@ -658,6 +658,7 @@ test('tasks are found in default exports, named exports and arrays, with their d
     timeoutMs: null,
     graceMs: 5_000,
     heartbeatMs: null,
+    decides: false,
     concurrency: 1,
     retry: { kind: 'exponential', initialMs: 1_000, factor: 2, maxMs: 300_000, jitter: 0 },
     inline: false,

@@ -96,6 +96,8 @@ export interface TaskInfo {
   heartbeatMs: number | null
   concurrency: number
   retry: RetryPolicy
+  /** A function of the task's own decides about retries, in the thread; `retry` is for where it cannot be asked. */
+  decides: boolean
   inline: boolean
 }
 

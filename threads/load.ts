@@ -1,6 +1,7 @@
 // Loading of task files: imports them one by one, finds what defineTask returned among their exports, and describes
 // each task with every default filled in. A file that does not load is named in the catalog; the others still load.
 
+import { MAX_ATTEMPTS_DEFAULT } from '../engine/base/limits.ts'
 import { RETRY_DEFAULT } from '../engine/base/retry-policy.ts'
 import { isTask, type TaskDefinition } from '../engine/base/task.ts'
 import type { Catalog, TaskInfo } from './lanes.ts'
@@ -50,7 +51,7 @@ export function describeTask(task: TaskDefinition, file: string): TaskInfo {
     name: task.name,
     file,
     queue: task.queue ?? 'default',
-    maxAttempts: task.maxAttempts ?? 3,
+    maxAttempts: task.maxAttempts ?? MAX_ATTEMPTS_DEFAULT,
     group: task.group ?? null,
     groupLimit: task.groupLimit ?? null,
     onRetry: task.onRetry ?? 'block',
@@ -59,6 +60,7 @@ export function describeTask(task: TaskDefinition, file: string): TaskInfo {
     heartbeatMs: task.heartbeatMs ?? null,
     concurrency: task.concurrency ?? 1,
     retry: typeof task.retry === 'object' ? task.retry : RETRY_DEFAULT, // a function stays in the thread
+    decides: typeof task.retry === 'function',
     inline: task.inline ?? false,
   }
 }

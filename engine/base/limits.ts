@@ -32,6 +32,9 @@ export const PRIORITY_MAX = 100
 /** smallint in the tables; a job that needs more runs is a schedule. */
 export const MAX_ATTEMPTS_MAX = 10_000
 
+/** Where neither the enqueue nor the task says. */
+export const MAX_ATTEMPTS_DEFAULT = 3
+
 /** Jobs of one group that may be held at a time; equal in migrations/0001. Each is a row that claims of the group count. */
 export const GROUP_LIMIT_MAX = 1_000
 

@@ -1,9 +1,9 @@
 // `config [NAME]`: every setting, its value and where it comes from. Passwords are masked. It needs no database.
 
 import { EngineError } from '../base/errors.ts'
+import { didYouMean } from '../base/nearest.ts'
 import { bytesText, durationText, grouped } from '../config/fields.ts'
 import { type Config, masked } from '../config/load.ts'
-import { didYouMean } from '../config/nearest.ts'
 import { defaultOf, envNamesOf, flagOf, SETTING_NAMES, type SettingName, settingOf } from '../config/settings.ts'
 import type { Cli } from './context.ts'
 import { brief, printTable } from './text.ts'

@@ -3,8 +3,8 @@
 // All that is wrong is said at once, in one error.
 
 import { EngineError } from '../base/errors.ts'
+import { didYouMean } from '../base/nearest.ts'
 import { grouped } from './fields.ts'
-import { didYouMean } from './nearest.ts'
 import { brokenRules } from './rules.ts'
 import { defaultOf, envNamesOf, flagOf, SETTING_NAMES, type SettingName, type Settings, settingOf } from './settings.ts'
 

@@ -13,8 +13,17 @@ import type { Json } from '../base/task.ts'
 import { backoffMs, isRetryable } from '../store/connection.ts'
 import type { Duplicate } from '../store/store.ts'
 import type { NewChunk } from '../store/types.ts'
-import { checkClient, checkedTemplate, type EnqueueOptions, same, type TaskDefaults, type Template } from './options.ts'
+import {
+  checkClient,
+  checkedTemplate,
+  type EnqueueOptions,
+  isName,
+  same,
+  type TaskDefaults,
+  type Template,
+} from './options.ts'
 import { payloadText } from './payload.ts'
+import { Published } from './published.ts'
 
 /** Above this many jobs COPY's four round trips cost less than the statement's per-job parsing (results/). */
 const COPY_FROM_JOBS = 200
@@ -59,6 +68,8 @@ export interface EnqueuerNeeds {
     knownTaskId(name: string): number | undefined
     queueIds(names: readonly string[]): Promise<number[]>
     taskIds(names: readonly string[]): Promise<number[]>
+    /** Published options by name; a name that is missing has none. */
+    publishedTasks(names: readonly string[]): Promise<ReadonlyMap<string, TaskDefaults>>
     reserveBlocks(count: number): Promise<number[]>
     enqueue(
       chunks: readonly NewChunk[],
@@ -70,8 +81,10 @@ export interface EnqueuerNeeds {
     /** `toOthers`: this process knows already. */
     notify(message: string, toOthers: boolean): Promise<void>
   }
-  /** Options of a known task, to be used where the call names none. */
+  /** Options of a task that this process has; of any other the published ones count. */
   defaultsOf(task: string): TaskDefaults | undefined
+  /** Told once for each task that this process does not have and nobody has published. */
+  onUnknownTask?(task: string): void
   /** Trace headers of the active span, when there is one. */
   traceHeaders?(): Readonly<Record<string, Json>> | null
   /** Called after a commit with the queues that have new work, and when the first delayed job is due (wall ms). */
@@ -114,10 +127,16 @@ export class Enqueuer {
   #blockAtMs = 0
   readonly #unnotified = new Set<string>()
   #notifying = false
+  readonly #published: Published
 
   constructor(needs: EnqueuerNeeds, settings: EnqueuerSettings) {
     this.#needs = needs
     this.#settings = settings
+    this.#published = new Published({
+      clock: needs.clock.machine?.clock ?? needs.clock,
+      read: (names) => needs.store.publishedTasks(names),
+      onUnknown: (name) => needs.onUnknownTask?.(name),
+    })
   }
 
   /**
@@ -126,8 +145,16 @@ export class Enqueuer {
    */
   async enqueue(task: string, payload: unknown, options?: EnqueueOptions): Promise<Enqueued> {
     if (this.#closed) throw new EngineError('STOPPING', 'the engine is stopping and takes no jobs')
-    const template = this.#template(task, options)
-    const text = payloadText(payload, this.#settings.payloadBytesMax)
+    let template: Template
+    let text: string
+    if (this.#mustLearn(task)) {
+      text = payloadText(payload, this.#settings.payloadBytesMax) // as it is now, whatever the caller does to it meanwhile
+      await this.#published.learn([task])
+      template = this.#template(task, options)
+    } else {
+      template = this.#template(task, options)
+      text = payloadText(payload, this.#settings.payloadBytesMax)
+    }
     const ignoreDuplicate = options?.onDuplicate === 'ignore'
     if (options?.client) {
       const [chunk] = await this.#chunks([template], [text])
@@ -147,11 +174,12 @@ export class Enqueuer {
    * @returns what it would have: its queue, its attempts, its group, and its payload as JSON text
    * @throws EngineError VALIDATION, INVALID_PAYLOAD
    */
-  check(
+  async check(
     task: string,
     payload: unknown,
     options?: EnqueueOptions,
-  ): Pick<Template, 'queue' | 'maxAttempts' | 'group' | 'groupLimit' | 'onRetry'> & { json: string } {
+  ): Promise<Pick<Template, 'queue' | 'maxAttempts' | 'group' | 'groupLimit' | 'onRetry'> & { json: string }> {
+    if (this.#mustLearn(task)) await this.#published.learn([task])
     const { queue, maxAttempts, group, groupLimit, onRetry } = this.#template(task, options)
     const json = payloadText(payload, this.#settings.payloadBytesMax)
     return { queue, maxAttempts, group, groupLimit, onRetry, json }
@@ -185,6 +213,9 @@ export class Enqueuer {
     if (count > BATCH_JOBS_MAX)
       throw new EngineError('VALIDATION', `a batch has at most ${BATCH_JOBS_MAX} jobs, got ${count}`, { count })
     if (count === 0) return { count: 0, ids: [] }
+    const named = typeof first === 'string' ? [first] : first.map((item) => item?.task)
+    const unlearnt = new Set(named.filter((task) => this.#mustLearn(task)))
+    if (unlearnt.size > 0) await this.#published.learn([...unlearnt])
     const templates: Template[] = []
     const payloads: string[] = []
     const shared = typeof first === 'string' ? this.#template(first, options) : null
@@ -427,14 +458,18 @@ export class Enqueuer {
 
   // ------------------------------------------------------------------ checks
 
+  #mustLearn(task: unknown): task is string {
+    return isName(task) && this.#needs.defaultsOf(task) === undefined && !this.#published.isKnown(task)
+  }
+
   #template(task: string, options?: EnqueueOptions): Template {
     const trace = this.#needs.traceHeaders?.() ?? null
-    const defaults = this.#needs.defaultsOf(task)
+    const defaults = this.#needs.defaultsOf(task) ?? this.#published.of(task)
     if (options === undefined && trace === null) {
       const known = this.#plain.get(task)
       if (known && known.defaults === defaults) return known.template
     }
-    const template = checkedTemplate(task, options ?? {}, defaults ?? {}, trace, this.#needs.clock.wallMs())
+    const template = checkedTemplate(task, options ?? {}, defaults, trace, this.#needs.clock.wallMs())
     if (options === undefined && trace === null && this.#plain.size < 10_000)
       this.#plain.set(task, { template, defaults })
     return template

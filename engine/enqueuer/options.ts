@@ -6,6 +6,7 @@ import type { ForeignClient } from '../base/foreign-client.ts'
 import {
   DELAY_MS_MAX,
   GROUP_LIMIT_MAX,
+  MAX_ATTEMPTS_DEFAULT,
   MAX_ATTEMPTS_MAX,
   META_BYTES_MAX,
   NAME_CHARS_MAX,
@@ -29,8 +30,9 @@ export interface EnqueueOptions {
   readonly expiresAt?: Date | number
   /** Charged attempts at most. Default: the task's, else 3. */
   readonly maxAttempts?: number
-  /** Milliseconds one attempt may run; 0 means no limit. Default: the task's, else 30,000. */
+  /** Milliseconds one attempt may run; 0 means no limit. Default: the task's where the job runs, else 30,000. */
   readonly timeoutMs?: number
+  /** What follows a failed attempt. Default: the task's where the job runs, else exponential, from 1 s to 300 s. */
   readonly retry?: RetryPolicy
   /**
    * Jobs of one group (of one queue) are started in order, by priority, then as they were enqueued; one at a time, or
@@ -64,7 +66,7 @@ export interface EnqueueOptions {
   readonly client?: ForeignClient
 }
 
-/** What a task says for enqueues that do not. */
+/** What a task says for enqueues that do not: its definition in this process, else the published one. */
 export interface TaskDefaults {
   readonly queue?: string
   readonly maxAttempts?: number
@@ -80,7 +82,8 @@ export interface Template {
   readonly priority: number
   readonly runAtMs: number | null
   readonly expiresAtMs: number | null
-  readonly maxAttempts: number
+  /** Null: as the task says where the job runs. */
+  readonly maxAttempts: number | null
   readonly timeoutMs: number | null
   readonly retry: string | null
   readonly group: string | null
@@ -92,14 +95,27 @@ export interface Template {
 }
 
 const HALF_PAIR = /\p{Surrogate}/u
+const NOTHING_SAID: TaskDefaults = {}
+
+/** Could be the name of a task. */
+export function isName(value: unknown): value is string {
+  return (
+    typeof value === 'string' &&
+    value.length >= 1 &&
+    value.length <= NAME_CHARS_MAX &&
+    !value.includes('\0') &&
+    !HALF_PAIR.test(value)
+  )
+}
 
 export function checkedTemplate(
   task: string,
   options: EnqueueOptions,
-  defaults: TaskDefaults,
+  known: TaskDefaults | undefined,
   trace: Readonly<Record<string, Json>> | null,
   nowMs: number,
 ): Template {
+  const defaults = known ?? NOTHING_SAID
   const name = (field: string, value: unknown): string => {
     if (typeof value !== 'string' || value.length < 1 || value.length > NAME_CHARS_MAX)
       refuse(field, `a string of 1 to ${NAME_CHARS_MAX} characters`, value)
@@ -156,7 +172,9 @@ export function checkedTemplate(
     expiresAtMs,
     maxAttempts:
       options.maxAttempts === undefined
-        ? (defaults.maxAttempts ?? 3)
+        ? known === undefined
+          ? null
+          : (known.maxAttempts ?? MAX_ATTEMPTS_DEFAULT)
         : whole('maxAttempts', options.maxAttempts, 1, MAX_ATTEMPTS_MAX),
     timeoutMs: options.timeoutMs === undefined ? null : whole('timeoutMs', options.timeoutMs, 0, 2 ** 31 - 1),
     retry: options.retry === undefined ? null : retryText(options.retry),

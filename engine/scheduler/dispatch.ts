@@ -354,7 +354,7 @@ export class Dispatcher {
       metas: holding.metas(from, to),
       attempt: chunk.attempt,
       run: chunk.run,
-      maxAttempts: chunk.maxAttempts,
+      maxAttempts: holding.maxAttempts,
       createdAtMs: chunk.createdAtMs,
       group: chunk.group,
     }

@@ -2,7 +2,7 @@
 // Payloads stay one joined string: a piece of consecutive jobs is a slice of it (no copy), and where the jobs' texts
 // begin is found once, walking forward, only as far as somebody asked.
 
-import { PAYLOAD_SEPARATOR } from '../base/limits.ts'
+import { MAX_ATTEMPTS_DEFAULT, PAYLOAD_SEPARATOR } from '../base/limits.ts'
 import type { ClaimedChunk } from '../store/types.ts'
 import type { TaskState } from './task-state.ts'
 
@@ -19,6 +19,8 @@ export class Holding {
   readonly maySinkThreads: boolean
   /** That, or its holder died with it. */
   readonly isSuspect: boolean
+  /** Charged attempts at most: what the job was enqueued with, else the task's. */
+  readonly maxAttempts: number
   /** Slot per job; written by the scheduler. A chunk of one, the most common small thing, has no array. */
   readonly #slots: Uint32Array | null
   #slot = GONE
@@ -30,6 +32,7 @@ export class Holding {
     this.task = task
     this.maySinkThreads = maySinkThreads
     this.isSuspect = chunk.rescues > 0 || maySinkThreads
+    this.maxAttempts = chunk.maxAttempts ?? task.info?.maxAttempts ?? MAX_ATTEMPTS_DEFAULT
     this.#slots = chunk.count > 1 ? new Uint32Array(chunk.count).fill(GONE) : null
   }
 

@@ -211,7 +211,7 @@ export class Reports implements ReportSink {
       return
     }
     const { chunk } = holding
-    const delayMs = retryDelayMs(policyOf(holding, null), chunk.attempt, chunk.maxAttempts, true, this.#random)
+    const delayMs = retryDelayMs(policyOf(holding, null), chunk.attempt, holding.maxAttempts, true, this.#random)
     const jobId = jobs.slots.id[slot]!
     const { leaseId, run } = chunk
     const otherwise = delayMs < 0 ? 'dead' : 'retried'
@@ -290,7 +290,7 @@ export class Reports implements ReportSink {
     const holding = slots.ref[slot]!
     const { chunk } = holding
     const policy = policyOf(holding, decidedMs)
-    const delayMs = retryDelayMs(policy, chunk.attempt, chunk.maxAttempts, retryable, this.#random)
+    const delayMs = retryDelayMs(policy, chunk.attempt, holding.maxAttempts, retryable, this.#random)
     const timedOut = outcome === OUTCOME.timedOut
     const otherwise = delayMs < 0 ? 'dead' : 'retried'
     if (!this.#doubts(slot, otherwise, timedOut, bytes, start, end)) this.#count(otherwise, timedOut)

@@ -30,6 +30,7 @@ import type {
   NewChunk,
   Position,
   Promoted,
+  PublishedOptions,
 } from './types.ts'
 
 export interface StoreOptions {
@@ -147,6 +148,29 @@ export class Store {
       this.#taskNames,
     )
     return names.map((name) => this.#taskIds.get(name)!)
+  }
+
+  /** Published options of these tasks; a name that is missing has none. Names that are not there are not added. */
+  async publishedTasks(names: readonly string[]): Promise<Map<string, PublishedOptions>> {
+    const rows = await this.session('ask').repeatable<{ name: string; id: number; options: PublishedOptions | null }>({
+      text: this.#sql('select name, id, options from millrace.task where name = any ($1)'),
+      values: [names],
+    })
+    const published = new Map<string, PublishedOptions>()
+    for (const row of rows) {
+      this.#taskIds.set(row.name, row.id)
+      this.#taskNames.set(row.id, row.name)
+      if (row.options !== null) published.set(row.name, row.options)
+    }
+    return published
+  }
+
+  /** Names the tasks that a node has; harmless to repeat. @throws EngineError NODE_FENCED when the node row is gone */
+  async publishTasks(nodeId: number, tasks: readonly { name: string; options: PublishedOptions }[]): Promise<void> {
+    await this.session('ask').repeatable({
+      text: this.#sql('select millrace.publish_tasks($1, $2)'),
+      values: [nodeId, JSON.stringify(tasks)],
+    })
   }
 
   /** The id of a name that is known already; undefined otherwise. Never waits. */
@@ -738,7 +762,7 @@ export interface ClaimRow {
   attempt: number
   run: number
   rescues: number
-  max_attempts: number
+  max_attempts: number | null
   timeout_ms: number | null
   expires_at_ms: number | null
   created_at_ms: number
@@ -786,7 +810,7 @@ function* encodeJobs(chunks: readonly NewChunk[], narrow: boolean, bytesOfChunk:
       out.int4(chunk.queueId)
       out.int4(chunk.taskId)
       out.int2(chunk.priority)
-      out.int2(chunk.maxAttempts)
+      chunk.maxAttempts === null ? out.null() : out.int2(chunk.maxAttempts)
       out.sizedText(chunk.payloads[at]!)
       if (narrow) continue
       chunk.runAtMs === null ? out.null() : out.time(chunk.runAtMs)
@@ -810,7 +834,8 @@ function* encodeJobs(chunks: readonly NewChunk[], narrow: boolean, bytesOfChunk:
 function chunksJson(chunks: readonly NewChunk[], withPayloads: boolean, bytes?: readonly number[]): string {
   const parts = chunks.map((chunk, at) => {
     const size = bytes?.[at] ?? bytesOf(chunk)
-    let json = `{"f":${chunk.firstId},"c":${chunk.count},"q":${chunk.queueId},"t":${chunk.taskId},"p":${chunk.priority},"b":${size},"m":${chunk.maxAttempts}`
+    let json = `{"f":${chunk.firstId},"c":${chunk.count},"q":${chunk.queueId},"t":${chunk.taskId},"p":${chunk.priority},"b":${size}`
+    if (chunk.maxAttempts !== null) json += `,"m":${chunk.maxAttempts}`
     if (chunk.runAtMs !== null) json += `,"r":${chunk.runAtMs}`
     if (chunk.expiresAtMs !== null) json += `,"e":${chunk.expiresAtMs}`
     if (chunk.group !== null) json += `,"g":${JSON.stringify(chunk.group)}`

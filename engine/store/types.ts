@@ -1,5 +1,7 @@
 // What the store gives and takes, in the words of the engine. No other file sees rows of PostgreSQL.
 
+import type { RetryPolicy } from '../base/retry-policy.ts'
+
 /** One claimed chunk: `count` jobs with consecutive ids from `firstId` that share everything named here. */
 export interface ClaimedChunk {
   /** The fencing token: every report about these jobs carries it. */
@@ -18,7 +20,8 @@ export interface ClaimedChunk {
   readonly run: number
   /** Holders that died with it. */
   readonly rescues: number
-  readonly maxAttempts: number
+  /** Null: the task's own counts. */
+  readonly maxAttempts: number | null
   /** Null: the task's own limit counts. 0: no limit. */
   readonly timeoutMs: number | null
   /** Wall clock of the database. */
@@ -175,7 +178,8 @@ export interface NewChunk {
   /** Null: now, by the database's clock. */
   readonly runAtMs: number | null
   readonly expiresAtMs: number | null
-  readonly maxAttempts: number
+  /** Null: as the task says where the job runs. */
+  readonly maxAttempts: number | null
   readonly timeoutMs: number | null
   readonly retry: string | null
   readonly group: string | null
@@ -202,4 +206,19 @@ export interface IterationStats {
   /** Messages that waited at its end. */
   readonly inboxDepth: number
   readonly messagesProcessed: number
+}
+
+/** What a node publishes of a task: its options with every default filled in but that of the setting defaultTimeoutMs. */
+export interface PublishedOptions {
+  readonly queue: string
+  readonly maxAttempts: number
+  readonly timeoutMs: number | null
+  readonly graceMs: number
+  readonly heartbeatMs: number | null
+  /** `custom`: a function decides, in the thread that runs the task. */
+  readonly retry: RetryPolicy | { readonly kind: 'custom' }
+  readonly group: string | null
+  readonly groupLimit: number | null
+  readonly onRetry: 'block' | 'skip'
+  readonly concurrency: number
 }

@@ -464,6 +464,7 @@ export function task(name: string, more: Partial<TaskInfo> = {}): TaskInfo {
     timeoutMs: 30_000,
     graceMs: 5_000,
     heartbeatMs: null,
+    decides: false,
     concurrency: 1,
     retry: { kind: 'exponential' },
     inline: false,

@@ -68,10 +68,23 @@ create table millrace.queue (
 );
 
 create table millrace.task (
-  id         int generated always as identity primary key,
-  name       text not null unique check (length(name) between 1 and 255),
-  created_at timestamptz not null default now()
+  id           int generated always as identity primary key,
+  name         text not null unique check (length(name) between 1 and 255),
+  created_at   timestamptz not null default now(),
+  -- The task's published options, for enqueues that do not say: the definition that appeared last among those of the
+  -- registered nodes (publish_tasks, withdraw_tasks); null: no node has published the task.
+  options      json,
+  published_at timestamptz
 );
+
+-- The tasks of each registered node, and what their definitions say there. Written once per node, after it has loaded them.
+create table millrace.node_task (
+  task_id int not null,
+  node_id int not null,
+  options json not null,
+  primary key (task_id, node_id)
+);
+create index node_task_node on millrace.node_task (node_id);
 
 -- Every value is a block of 1,000 ids: block b holds b * 1000 + 1 .. b * 1000 + 1000.
 create sequence millrace.id_block as bigint minvalue 0 start 0 maxvalue 9007199254739;
@@ -86,7 +99,8 @@ create table millrace.job (
   payload_bytes int not null,
   timeout_ms    int,
   priority      smallint not null,
-  max_attempts  smallint not null,
+  -- null: the task's, as the node that runs the job defines it
+  max_attempts  smallint,
   ephemeral     boolean not null default false,
   payload       json not null,
   group_key     text,

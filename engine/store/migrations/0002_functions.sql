@@ -212,15 +212,18 @@ begin
 end $$;
 
 -- Enqueues one job from any language, in the caller's own transaction. Answers its id; with a key that an unfinished job
--- has, the id of that job. Errors: SQLSTATE MR400 with the field and the rule.
+-- has, the id of that job. Where the call leaves queue, max_attempts, group_key, group_limit or on_retry null, the published
+-- options of the task count, else the defaults: queue 'default', no group, on_retry 'block'. max_attempts stays open when no
+-- node has published the task: the node that runs the job decides, as it does for timeout_ms. Errors: SQLSTATE MR400 with
+-- the field and the rule.
 create function millrace.enqueue(
   task text,
   payload json default 'null',
-  queue text default 'default',
+  queue text default null,
   priority int default 0,
   run_at timestamptz default null,
   expires_at timestamptz default null,
-  max_attempts int default 3,
+  max_attempts int default null,
   timeout_ms int default null,
   group_key text default null,
   idempotency_key text default null,
@@ -228,35 +231,44 @@ create function millrace.enqueue(
   meta json default null,
   notify boolean default true,
   group_limit int default null,
-  on_retry text default 'block'
+  on_retry text default null
 ) returns bigint language plpgsql as $$
 declare
   v_id bigint;
   v_held bigint;
   v_queue int;
+  v_task int;
+  v_options json;
 begin
   if task is null or length(task) not between 1 and 255 then raise exception 'task must have 1 to 255 characters' using errcode = 'MR400'; end if;
-  if queue is null or length(queue) not between 1 and 255 then raise exception 'queue must have 1 to 255 characters' using errcode = 'MR400'; end if;
+  if length(queue) not between 1 and 255 then raise exception 'queue must have 1 to 255 characters' using errcode = 'MR400'; end if;
   if priority is null or priority not between -100 and 100 then raise exception 'priority must be from -100 to 100, got %', priority using errcode = 'MR400'; end if;
-  if max_attempts is null or max_attempts not between 1 and 10000 then raise exception 'max_attempts must be from 1 to 10000, got %', max_attempts using errcode = 'MR400'; end if;
+  if max_attempts not between 1 and 10000 then raise exception 'max_attempts must be from 1 to 10000, got %', max_attempts using errcode = 'MR400'; end if;
   if timeout_ms < 0 then raise exception 'timeout_ms must not be negative, got %', timeout_ms using errcode = 'MR400'; end if;
   if expires_at < run_at then raise exception 'expires_at must not be before run_at' using errcode = 'MR400'; end if;
   if length(group_key) not between 1 and 255 then raise exception 'group_key must have 1 to 255 characters' using errcode = 'MR400'; end if;
   if group_limit not between 1 and 1000 then raise exception 'group_limit must be from 1 to 1000, got %', group_limit using errcode = 'MR400'; end if;
-  if on_retry is null or on_retry not in ('block', 'skip') then raise exception 'on_retry must be block or skip, got %', on_retry using errcode = 'MR400'; end if;
-  if group_key is null and (group_limit is not null or on_retry <> 'block') then
-    raise exception 'group_limit and on_retry must be left out without group_key' using errcode = 'MR400';
-  end if;
+  if on_retry not in ('block', 'skip') then raise exception 'on_retry must be block or skip, got %', on_retry using errcode = 'MR400'; end if;
   if length(idempotency_key) not between 1 and 255 then raise exception 'idempotency_key must have 1 to 255 characters' using errcode = 'MR400'; end if;
   payload := coalesce(payload, 'null'::json);
   if payload::text ~ '(^|[^\\])(\\\\)*\\u0000' then raise exception 'payload must not contain U+0000' using errcode = 'MR400'; end if;
   if octet_length(payload::text) > 2097152 then raise exception 'payload must have at most 2097152 bytes, got %', octet_length(payload::text) using errcode = 'MR400'; end if;
   if meta is not null and json_typeof(meta) <> 'object' then raise exception 'meta must be a JSON object' using errcode = 'MR400'; end if;
+  select t.id, t.options into v_task, v_options from millrace.task t where t.name = task;
+  if v_task is null then v_task := millrace.task_id(task); end if;
+  group_key := coalesce(group_key, v_options ->> 'group');
+  if group_key is null and (group_limit is not null or on_retry <> 'block') then
+    raise exception 'group_limit and on_retry must be left out without group_key' using errcode = 'MR400';
+  end if;
+  if group_key is not null then
+    group_limit := coalesce(group_limit, (v_options ->> 'groupLimit')::int);
+    on_retry := coalesce(on_retry, v_options ->> 'onRetry');
+  end if;
   v_id := millrace.next_id();
-  v_queue := millrace.queue_id(queue);
+  v_queue := millrace.queue_id(coalesce(queue, v_options ->> 'queue', 'default'));
   select e.held_by into v_held from millrace.enqueue_chunks(json_build_array(json_build_object(
-    'f', v_id, 'c', 1, 'q', v_queue, 't', millrace.task_id(task), 'p', priority,
-    'r', extract(epoch from run_at) * 1000, 'e', extract(epoch from expires_at) * 1000, 'm', max_attempts, 'o', timeout_ms,
+    'f', v_id, 'c', 1, 'q', v_queue, 't', v_task, 'p', priority,
+    'r', extract(epoch from run_at) * 1000, 'e', extract(epoch from expires_at) * 1000, 'm', coalesce(max_attempts, (v_options ->> 'maxAttempts')::int), 'o', timeout_ms,
     'x', ephemeral, 'a', meta, 'g', group_key, 'l', group_limit, 's', case when on_retry = 'skip' then true end, 'k', idempotency_key, 'b', octet_length(payload::text), 'd', json_build_array(payload))),
     run_at is null and group_key is null, idempotency_key is not null, false, expires_at is not null) e;
   if v_held is not null then return v_held; end if;
@@ -719,6 +731,49 @@ begin
     extract(epoch from clock_timestamp())::float8 * 1000;
 end $$;
 
+-- Names the tasks that a node has, with their options, once it has loaded them. A task's published options become this
+-- node's when no other registered node has the same definition (it has just appeared, so it is the newest), or when no
+-- registered node has the published one any more. So versions that run side by side do not take turns: a node of the older
+-- version that starts again finds its definition with others and changes nothing. Harmless to repeat.
+-- p_tasks: [{name, options}]. Locks: the node (shared), then '@schema tasks', which orders all who publish or withdraw.
+create function millrace.publish_tasks(p_node int, p_tasks json) returns void language plpgsql as $$
+begin
+  perform from millrace.node n where n.id = p_node for key share;
+  if not found then raise exception 'node % is not registered', p_node using errcode = 'MR410'; end if;
+  perform pg_advisory_xact_lock(hashtextextended('@schema tasks', 0));
+  insert into millrace.node_task (task_id, node_id, options)
+  select millrace.task_id(w.name), p_node, w.options
+  from (select x.name, x.options from json_to_recordset(p_tasks) as x(name text, options json) order by x.name) w
+  on conflict (task_id, node_id) do update set options = excluded.options;
+  update millrace.task t set options = k.options, published_at = clock_timestamp()
+  from millrace.node_task k
+  where k.node_id = p_node and k.task_id = t.id and t.options::text is distinct from k.options::text
+    and (not exists (select from millrace.node_task o where o.task_id = t.id and o.node_id <> p_node and o.options::text = k.options::text)
+      or not exists (select from millrace.node_task o where o.task_id = t.id and o.options::text = t.options::text));
+end $$;
+
+-- A node that leaves, or is gone, has no tasks any more. Where the published options were its alone and other nodes have the
+-- task too, the definition that appeared last among theirs is published; where nobody has it, its last options stay.
+-- Lock: '@schema tasks', after everything else.
+create function millrace.withdraw_tasks(p_node int) returns void language plpgsql as $$
+declare v_tasks int[];
+begin
+  if not exists (select from millrace.node_task k where k.node_id = p_node) then return; end if;
+  perform pg_advisory_xact_lock(hashtextextended('@schema tasks', 0));
+  with gone as (delete from millrace.node_task k where k.node_id = p_node returning k.task_id)
+  select array_agg(g.task_id) into v_tasks from gone g;
+  update millrace.task t set options = d.options::json, published_at = clock_timestamp()
+  from (
+    select distinct on (g.task_id) g.task_id, g.options
+    from (
+      select k.task_id, k.options::text as options, min(k.node_id) as since from millrace.node_task k
+      where k.task_id = any (v_tasks) group by k.task_id, k.options::text
+    ) g order by g.task_id, g.since desc
+  ) d
+  where t.id = d.task_id
+    and not exists (select from millrace.node_task o where o.task_id = t.id and o.options::text = t.options::text);
+end $$;
+
 -- Registers a node, or renews it. Renewing answers false when the node was declared dead, which others are silent, and
 -- whether somebody wishes that it ends a job (see cancels_of), and whether the time of jobs has passed (see expire_due).
 create function millrace.node_join(p_uid uuid, p_host text, p_machine text, p_pid int, p_version text, p_threads int, p_limit_ms int) returns int language plpgsql as $$
@@ -816,6 +871,7 @@ begin
   end if;
   perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k where k.node_id = p_dead; -- of what it had put back before
   delete from millrace.flushed f where f.node_id = p_dead;
+  perform millrace.withdraw_tasks(p_dead);
   delete from millrace.node n where n.id = p_dead;
   return query select v_reopened, cardinality(v_ended), true;
 end $$;
@@ -829,6 +885,7 @@ begin
   perform millrace.lock_groups(array(select k.job_id from millrace.cancelling k where k.node_id = p_node));
   perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k where k.node_id = p_node; -- all over, as nothing is held
   delete from millrace.flushed f where f.node_id = p_node;
+  perform millrace.withdraw_tasks(p_node);
   delete from millrace.node n where n.id = p_node;
   return true;
 end $$;

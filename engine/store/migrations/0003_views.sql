@@ -24,7 +24,7 @@ select j.id, t.name as task, q.name as queue,
     else 'unknown'
   end as state,
   coalesce(r.attempt, s.attempt, b.attempt, d.attempts, case when a.run is null or a.run < l.run then l.attempt end, a.attempt)::int as attempt,
-  j.max_attempts::int as max_attempts, j.priority::int as priority, j.group_key, j.key as idempotency_key, j.ephemeral,
+  coalesce(j.max_attempts, (t.options ->> 'maxAttempts')::int, 3)::int as max_attempts, j.priority::int as priority, j.group_key, j.key as idempotency_key, j.ephemeral,
   j.timeout_ms, j.payload, j.meta,
   case when a.outcome = 'c' then a.result end as result,
   coalesce(d.reason, case when a.outcome <> 'c' then a.error end) as error,

@@ -102,10 +102,10 @@ begin
   insert into millrace.job (id, created_at, run_at, queue_id, task_id, payload_bytes, timeout_ms, priority, max_attempts, ephemeral, payload, group_key, retry,
     group_limit, retry_skips, meta)
   select f.job_id, p_now, f.due_at, s.queue_id, s.task_id, octet_length(s.payload::text), (s.options ->> 'timeoutMs')::int,
-    coalesce((s.options ->> 'priority')::int, 0), coalesce((s.options ->> 'maxAttempts')::int, 3), coalesce((s.options ->> 'ephemeral')::boolean, false),
+    coalesce((s.options ->> 'priority')::int, 0), coalesce(s.options ->> 'maxAttempts', t.options ->> 'maxAttempts')::int, coalesce((s.options ->> 'ephemeral')::boolean, false),
     s.payload, f.group_key, s.options -> 'retry', (s.options ->> 'groupLimit')::int, case when s.options ->> 'onRetry' = 'skip' then true end,
     coalesce((s.options -> 'meta')::jsonb, '{}') || jsonb_build_object('schedule', s.id, 'scheduledAt', to_char(f.scheduled_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'))
-  from unnest(p_all) f join millrace.schedule s on s.id = f.schedule_id
+  from unnest(p_all) f join millrace.schedule s on s.id = f.schedule_id join millrace.task t on t.id = s.task_id
   where f.job_id is not null order by f.job_id;
 end $$;
 

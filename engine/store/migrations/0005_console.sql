@@ -453,7 +453,8 @@ end $$;
 -- ------------------------------------------------------------------ schedules, from any language
 
 -- Makes or changes one schedule in the caller's own transaction: what is not named gets its default, but for paused,
--- which stays as it is (null). Engines hear of it with the commit. Answers created, changed or same.
+-- which stays as it is (null). The default of queue, and of group, groupLimit and onRetry in options, is what the task's
+-- published options say now; that of maxAttempts what they say when an occurrence is decided. Engines hear of it with the commit. Answers created, changed or same.
 -- options: {priority, maxAttempts, timeoutMs, group, groupLimit, onRetry, ephemeral, meta}. What is no five or six fields is refused
 -- here; what only the engine can tell (a day that never comes) stands in the column error of the view schedules.
 -- Errors: SQLSTATE MR400 with the field and the rule.
@@ -463,7 +464,7 @@ create function millrace.put_schedule(
   cron text,
   time_zone text default 'UTC',
   payload json default '{}',
-  queue text default 'default',
+  queue text default null,
   options json default '{}',
   starts_at timestamptz default null,
   ends_at timestamptz default null,
@@ -476,13 +477,15 @@ create function millrace.put_schedule(
 #variable_conflict use_variable
 declare
   v_options jsonb := coalesce(options::jsonb, '{}');
+  v_task int;
+  v_published json;
   v_key text;
   v_source text;
   v_what text;
 begin
   if id is null or length(id) not between 1 and 255 then raise exception 'id must have 1 to 255 characters' using errcode = 'MR400'; end if;
   if task is null or length(task) not between 1 and 255 then raise exception 'task must have 1 to 255 characters' using errcode = 'MR400'; end if;
-  if queue is null or length(queue) not between 1 and 255 then raise exception 'queue must have 1 to 255 characters' using errcode = 'MR400'; end if;
+  if length(queue) not between 1 and 255 then raise exception 'queue must have 1 to 255 characters' using errcode = 'MR400'; end if;
   if cron is null or length(cron) > 255 or cron !~* '^\s*(@[a-z]+|[0-9a-z*/,#?-]+(\s+[0-9a-z*/,#?-]+){4,5})\s*$' then
     raise exception 'cron must be five fields, six with seconds first, or a shorthand such as @hourly, got %', left(cron, 60) using errcode = 'MR400';
   end if;
@@ -507,6 +510,17 @@ begin
   if v_options ? 'onRetry' and v_options ->> 'onRetry' is distinct from 'block' and v_options ->> 'onRetry' is distinct from 'skip' then
     raise exception 'options.onRetry must be block or skip' using errcode = 'MR400';
   end if;
+  select t.id, t.options into v_task, v_published from millrace.task t where t.name = task;
+  if v_task is null then v_task := millrace.task_id(task); end if;
+  if not v_options ? 'group' and v_published ->> 'group' is not null then
+    v_options := v_options || jsonb_build_object('group', v_published ->> 'group');
+  end if;
+  if v_options ? 'group' and not v_options ? 'groupLimit' and v_published ->> 'groupLimit' is not null then
+    v_options := v_options || jsonb_build_object('groupLimit', case when overlap = 'queue' then 1 else (v_published ->> 'groupLimit')::int end);
+  end if;
+  if v_options ? 'group' and not v_options ? 'onRetry' and v_published ->> 'onRetry' = 'skip' then
+    v_options := v_options || jsonb_build_object('onRetry', 'skip');
+  end if;
   if not v_options ? 'group' and v_options ?| array['groupLimit', 'onRetry'] then
     raise exception 'options.groupLimit and options.onRetry must be left out without options.group' using errcode = 'MR400';
   end if;
@@ -520,7 +534,7 @@ begin
 
   select s.source into v_source from millrace.schedule s where s.id = put_schedule.id;
   select p.what into v_what from millrace.put_schedules(json_build_array(json_build_object(
-    'id', id, 'queue_id', millrace.queue_id(queue), 'task_id', millrace.task_id(task), 'cron', cron, 'time_zone', time_zone,
+    'id', id, 'queue_id', millrace.queue_id(coalesce(queue, v_published ->> 'queue', 'default')), 'task_id', v_task, 'cron', cron, 'time_zone', time_zone,
     'payload', payload, 'options', v_options, 'starts_ms', extract(epoch from starts_at) * 1000, 'ends_ms', extract(epoch from ends_at) * 1000,
     'jitter_ms', jitter_ms, 'overlap', overlap, 'catch_up', catch_up, 'catch_up_ms', catch_up_ms, 'paused', paused)),
     coalesce(v_source, 'api'), false, null) p;

@@ -9,7 +9,7 @@ import { EngineError } from '../engine/base/errors.ts'
 import { type CronPlan, parseCron } from '../engine/schedule/cron.ts'
 import { enumerate, nextAfter, Occurrences, occurrencesBetween } from '../engine/schedule/occurrences.ts'
 import { generateRunId, parseRunId } from '../engine/schedule/run-id.ts'
-import { findZone } from '../engine/schedule/zone.ts'
+import { findZone, Zone } from '../engine/schedule/zone.ts'
 
 const MINUTE_MS = 60_000
 const HOUR_MS = 60 * MINUTE_MS
@@ -262,6 +262,14 @@ test('times are asked for strictly after a moment, in windows that include their
   assert.deepEqual(occurrencesBetween(plan, 300_000, 0), [])
   assert.deepEqual(occurrencesBetween(plan, 0, DAY_MS, 2), [0, 300_000])
   assert.equal(occurrencesBetween(parseCron('* * * * * *'), 0, Number.POSITIVE_INFINITY, 5).length, 5)
+})
+
+test('an occurrence at the very end of a window belongs to the next one', () => {
+  const noon = parseCron('30 0 12 * * *')
+  const at = (day: number) => Date.UTC(2026, 0, day, 12, 0, 30)
+  assert.deepEqual(occurrencesBetween(noon, Date.UTC(2026, 0, 1), Date.UTC(2026, 0, 4)), [at(1), at(2), at(3)])
+  assert.deepEqual(occurrencesBetween(noon, at(1), at(2)), [at(1)])
+  assert.deepEqual(occurrencesBetween(noon, at(1) + 1, at(2) + 1), [at(2)])
 })
 
 // Clock changes, case by case. Times are UTC.
@@ -664,6 +672,26 @@ test('a window holds the same times however it is cut, and none outside it', () 
   )
 })
 
+test('a window is half open wherever it begins and ends: at an occurrence, within its second, or beside it', () => {
+  const beside = fc.constantFrom(-1_000, -999, -1, -0.5, 0, 0.5, 1, 999, 1_000)
+  fc.assert(
+    fc.property(nearChange, fc.nat(4), beside, beside, ({ plan, atMs }, steps, before, after) => {
+      const chain = [nextAfter(plan, atMs)!]
+      while (chain.length <= steps) chain.push(nextAfter(plan, chain.at(-1)!)!)
+      const startMs = chain[0]! + before
+      const endMs = chain.at(-1)! + after
+      const first = nextAfter(plan, chain[0]! - 1_001)!
+      const around = [...(first < chain[0]! ? [first] : []), ...chain, nextAfter(plan, chain.at(-1)!)!]
+      const expected = around.filter((ms) => ms >= startMs && ms < endMs)
+      assert.deepEqual(occurrencesBetween(plan, startMs, endMs), expected)
+      if (endMs - startMs > 40 * DAY_MS) return // a window is cut into all its days
+      const found = enumerate([plan], startMs, endMs)
+      assert.deepEqual([...found.dueMs.subarray(0, found.length)], expected)
+    }),
+    { numRuns: 2_000 },
+  )
+})
+
 test('going from each scheduled time to the next neither repeats nor skips one, however late it is noticed', () => {
   fc.assert(
     fc.property(nearChange, ({ plan, atMs }) => {
@@ -719,5 +747,49 @@ test('the spans of every zone that Intl knows give the local time that Intl give
       assert.ok(span.reachedS - (span.startS + span.offsetS) <= 86_400 || name === 'UTC')
     }),
     { numRuns: 3_000 },
+  )
+})
+
+/** A zone whose clock is set by `shiftMinutes` at `changeS`, as Intl would tell it. */
+function zoneThatChanges(changeS: number, shiftMinutes: number): { zone: Zone; localMs: (atMs: number) => number } {
+  const localMs = (atMs: number) => atMs + (atMs < changeS * 1000 ? 0 : shiftMinutes * MINUTE_MS)
+  const format = (atMs: number) => {
+    const [, year, month, day, time] = /^(\d+)-(\d+)-(\d+)T([\d:]+)/.exec(new Date(localMs(atMs)).toISOString())!
+    return `${month}/${day}/${year}, ${time}`
+  }
+  const asked = { format, resolvedOptions: () => ({ timeZone: 'Test/Changing' }) }
+  return { zone: new Zone(asked as unknown as Intl.DateTimeFormat), localMs }
+}
+
+test('a clock change at, shortly before or shortly after the edge of two blocks of a zone is a change like any other', () => {
+  const edgeMs = 640 * 32 * DAY_MS // blocks are 32 days long, from 1970 on
+  const change = fc.oneof(fc.constantFrom(-60, -30, -1, 0, 1, 30), fc.integer({ min: -200, max: 200 }))
+  const shift = fc.oneof(fc.constantFrom(-60, 60), fc.integer({ min: -180, max: 180 }))
+  const everyDay = expressions(false).map(({ text, ...cron }): Expression => {
+    const all = {
+      days: new Set(series(1, 31, 1)),
+      months: new Set(series(1, 12, 1)),
+      weekdays: new Set(series(0, 6, 1)),
+    }
+    return { ...cron, ...all, either: false, text: `${text.split(' ').slice(0, 2).join(' ')} * * *` }
+  })
+  fc.assert(
+    fc.property(everyDay, change, shift, (cron, changeMinutes, shiftMinutes) => {
+      const changeMs = edgeMs + changeMinutes * MINUTE_MS
+      const { zone, localMs } = zoneThatChanges(changeMs / 1000, shiftMinutes)
+      const plan: CronPlan = { ...parseCron(cron.text), zone }
+      const steps: [number, number][] = []
+      for (let atMs = edgeMs - 12 * HOUR_MS; atMs < edgeMs + 12 * HOUR_MS; atMs += MINUTE_MS)
+        steps.push([atMs, localMs(atMs)])
+      const expected = judge(cron, steps, MINUTE_MS)
+      const [startMs, endMs] = [edgeMs - 12 * HOUR_MS, edgeMs + 12 * HOUR_MS]
+      assert.deepEqual(occurrencesBetween(plan, startMs, endMs), expected)
+      assert.deepEqual(
+        [...occurrencesBetween(plan, startMs, edgeMs), ...occurrencesBetween(plan, edgeMs, endMs)],
+        expected,
+        'also by who looks at one side of the edge alone',
+      )
+    }),
+    { numRuns: 500 },
   )
 })

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { parseCron } from '../engine/schedule/cron.ts'
-import { occurrencesBetween } from '../engine/schedule/occurrences.ts'
+import { nextAfter, occurrencesBetween } from '../engine/schedule/occurrences.ts'
 import { buildRuns, type Planned, RunIndex, Runs, RunsBuilder } from '../engine/schedule/run-index.ts'
 
 const START_MS = Date.UTC(2026, 9, 25, 0, 30) // half an hour before Berlin sets its clocks back
@@ -57,6 +57,33 @@ test('runs are sorted by due time, then by id, whatever order the schedules come
       assert.equal(runs.startMs, startMs)
       assert.equal(runs.endMs, startMs + lastsMs)
     }),
+    { numRuns: 300 },
+  )
+})
+
+test('an index is half open wherever its window begins and ends, also over many days', () => {
+  const beside = fc.constantFrom(-1_000, -1, 0, 1, 1_000)
+  fc.assert(
+    fc.property(
+      fc.constantFrom('30 0 12 * * *', '0 30 0 * * *', '29 59 23 * * *', '45 */20 * * * *'),
+      fc.constantFrom('UTC', 'Europe/Berlin', 'Australia/Lord_Howe'),
+      fc.nat(3),
+      beside,
+      beside,
+      (expression, timeZone, days, before, after) => {
+        const only = schedule('only', expression, timeZone)
+        const startMs = nextAfter(only.plan, START_MS)! + before
+        const lastMs = nextAfter(only.plan, startMs + days * 24 * 60 * MINUTE_MS)!
+        const endMs = Math.max(startMs, lastMs + after)
+        const expected: number[] = []
+        for (let at = nextAfter(only.plan, startMs - 1); at !== null && at < endMs; at = nextAfter(only.plan, at))
+          expected.push(at)
+        assert.deepEqual(
+          listed(buildRuns([only], startMs, endMs)).map(([dueMs]) => dueMs),
+          expected,
+        )
+      },
+    ),
     { numRuns: 300 },
   )
 })

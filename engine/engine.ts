@@ -120,6 +120,8 @@ class MillraceEngine extends Access {
   readonly inbox: Inbox<Message>
   #isInline = false
   #rejoining = false
+  #storeId = ''
+  #delivering: Promise<boolean> | null = null
   #idle: (() => void)[] = []
   #taskByName = new Map<string, TaskDefaults>()
 
@@ -155,8 +157,8 @@ class MillraceEngine extends Access {
       loading.catch(() => {}) // looked at below; PostgreSQL may fail first
       await this.open()
       this.#goOn()
+      this.#storeId = await this.store.identity()
       this.#build()
-      await this.#replay()
       this.#goOn()
       await this.#node.start()
       this.#catalog = await loading
@@ -233,6 +235,7 @@ class MillraceEngine extends Access {
         log,
         store,
         threads: () => settings.threads,
+        deliver: () => this.#deliver(),
         onFenced: (reason) => this.#fenced(reason),
         onCancels: () => this.#cancels?.ask(),
         onOverdue: () => this.#expiry.sweep(),
@@ -242,7 +245,7 @@ class MillraceEngine extends Access {
     )
     this.#outbox = new Outbox(
       { folder: join(resolve(cwd(), settings.dataDir), 'outbox') },
-      () => ({ schema: settings.schema, nodeUid: this.#node.uid }),
+      () => ({ schema: settings.schema, storeId: this.#storeId, nodeUid: this.#node.uid }),
       machineClock,
       log,
     )
@@ -342,11 +345,22 @@ class MillraceEngine extends Access {
     )
   }
 
-  /** Delivers what an earlier life could not; leases that others took over meanwhile refuse it, which is right. */
-  async #replay(): Promise<void> {
+  /**
+   * Sends what an earlier life, or another engine with this data folder, could not; leases that others took over meanwhile
+   * refuse it, which is right. False: something is left.
+   */
+  #deliver(): Promise<boolean> {
+    this.#delivering ??= this.#replay().finally(() => {
+      this.#delivering = null
+    })
+    return this.#delivering
+  }
+
+  async #replay(): Promise<boolean> {
     const report = await this.#outbox.replay((record) => this.store.replay(record.nodeId, record.nodeUid, record.flush))
     if (report.sent + report.stale + report.refused + report.unreadable + report.left > 0)
       this.log.info({ ...report }, 'outbox.replayed')
+    return report.left === 0
   }
 
   #learnTasks(): void {

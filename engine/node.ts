@@ -14,6 +14,8 @@ import type { NodeFacts } from './store/store.ts'
 
 /** Part of the limit that is kept as distance between "we stop" and "others may take over". */
 const FENCE_MARGIN = 0.15
+/** Beats in a row that a silent node is left alone because what it left on disk could not be sent. */
+const UNDELIVERED_MAX = 3
 
 export interface NodeNeeds {
   readonly clock: Clock
@@ -36,6 +38,11 @@ export interface NodeNeeds {
   }
   /** Threads that it is to have; said with every beat. */
   threads(): number
+  /**
+   * Sends what nodes that share our data folder left there when PostgreSQL was away: it counts until their leases are
+   * reopened. False: not all of it is sent yet.
+   */
+  deliver(): Promise<boolean>
   /** We were declared dead, or could not renew in time: everything held must be dropped, unreported. */
   onFenced(reason: string): void
   /** Somebody asks this node to end a job. */
@@ -66,6 +73,7 @@ export class Node {
   /** Since when renewals have succeeded without a gap: only then may we judge others. */
   #steadySinceMs = 0
   #fenced = false
+  #undelivered = 0
   /** What this process was before: it has not died of what that held. */
   readonly #former = new Set<number>()
   readonly counts = { beats: 0, missed: 0, fenced: 0, rescuedNodes: 0, rescuedJobs: 0, poisoned: 0 }
@@ -89,9 +97,11 @@ export class Node {
     return this.#id !== 0 && !this.#fenced
   }
 
-  /** Reopens what predecessors on this machine left, registers, and begins to renew. */
+  /** Sends what was left on disk, reopens what predecessors on this machine held, registers, and begins to renew. */
   async start(): Promise<void> {
-    await this.#rescuePredecessors()
+    const gone = (await this.#needs.store.nodesOf(machineId())).filter((node) => !isAlive(node.pid))
+    // who is gone has left all that it will: who goes from here on may have left more than we sent, and is silent later
+    if (await this.#needs.deliver()) for (const node of gone) await this.#rescue(node.id, true, true)
     await this.join()
     this.#loop = this.#run()
   }
@@ -180,7 +190,7 @@ export class Node {
       if (cancels) this.#needs.onCancels()
       if (overdue) this.#needs.onOverdue()
       // after an outage everybody looks silent: give them the time that we would want
-      if (began - this.#steadySinceMs >= nodeLimitMs)
+      if (silent.length > 0 && began - this.#steadySinceMs >= nodeLimitMs && (await this.#isDelivered()))
         for (const other of silent) await this.#rescue(other, false, !this.#former.has(other))
       return true
     } catch (error) {
@@ -205,10 +215,23 @@ export class Node {
     this.#needs.onFenced(reason)
   }
 
-  async #rescuePredecessors(): Promise<void> {
-    for (const node of await this.#needs.store.nodesOf(machineId())) {
-      if (!isAlive(node.pid)) await this.#rescue(node.id, true, true)
-    }
+  /** Waits for it no longer than a beat may be late. */
+  async #isDelivered(): Promise<boolean> {
+    const { clock, log, deliver } = this.#needs
+    const over = new AbortController()
+    const delivered = deliver().catch((error) => {
+      log.warn({ error: messageOf(error) }, 'outbox.not_replayed')
+      return false
+    })
+    const late = clock
+      .sleep(this.#settings.nodeHeartbeatMs, AbortSignal.any([over.signal, this.#stop.signal]))
+      .then(() => false)
+    const isAll = await Promise.race([delivered, late])
+    over.abort()
+    this.#undelivered = isAll ? 0 : this.#undelivered + 1
+    if (isAll || this.#stop.signal.aborted || this.#undelivered <= UNDELIVERED_MAX) return isAll
+    this.#undelivered = 0
+    return true
   }
 
   /** False: not, or not everything. */

@@ -17,7 +17,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { after, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { systemClock } from '../engine/base/clock.ts'
+import { nextTurn, systemClock } from '../engine/base/clock.ts'
 import { EngineError } from '../engine/base/errors.ts'
 import { Deadline } from '../engine/base/lifecycle.ts'
 import { silentLog } from '../engine/base/log.ts'
@@ -27,22 +27,26 @@ import { OutcomePage } from '../engine/syncer/outcome-page.ts'
 import { Syncer } from '../engine/syncer/syncer.ts'
 import { chunkOf, FlushModel, rowsOf } from './support/flush-model.ts'
 
+const NOTHING_SENT = { sent: 0, stale: 0, refused: 0, unreadable: 0, left: 0, error: null }
 const temp = mkdtempSync(join(tmpdir(), 'millrace-outbox-'))
 after(() => rmSync(temp, { recursive: true, force: true }))
 
 let folders = 0
 const newFolder = () => join(temp, `outbox-${folders++}`)
 
-function outboxIn(folder: string, different: { schema?: string; bytesMax?: number; nodeUid?: string } = {}) {
+function outboxIn(
+  folder: string,
+  different: { schema?: string; storeId?: string; bytesMax?: number; nodeUid?: string } = {},
+) {
   const warnings: string[] = []
   const log = {
     ...silentLog,
     warn: (_: object, event: string) => warnings.push(event),
     error: (_: object, event: string) => warnings.push(event),
   }
-  const { schema = 'millrace', nodeUid = 'uid', bytesMax } = different
+  const { schema = 'millrace', storeId = 'store', nodeUid = 'uid', bytesMax } = different
   const options = bytesMax === undefined ? { folder } : { folder, bytesMax }
-  return { warnings, outbox: new Outbox(options, () => ({ schema, nodeUid }), systemClock, log) }
+  return { warnings, outbox: new Outbox(options, () => ({ schema, storeId, nodeUid }), systemClock, log) }
 }
 
 function flushWith(no: number, text = `"${no}"`): Flush {
@@ -124,6 +128,15 @@ test('flushes of another schema stay for their own engine', async () => {
   assert.deepEqual((await replayed(again)).nos, [1])
 })
 
+test('flushes of a schema of the same name in another database stay for their own engine', async () => {
+  const folder = newFolder()
+  await outboxIn(folder, { storeId: 'other' }).outbox.put(9, flushWith(1))
+  const { outbox } = outboxIn(folder)
+  await outbox.put(5, flushWith(2))
+  assert.deepEqual((await replayed(outbox)).nos, [2])
+  assert.deepEqual((await replayed(outboxIn(folder, { storeId: 'other' }).outbox)).nos, [1])
+})
+
 const damages: Record<string, (bytes: Buffer) => Buffer> = {
   'a changed byte': (bytes) => {
     bytes[bytes.length >> 1]! ^= 1
@@ -182,6 +195,101 @@ test('two processes that share a folder keep their records apart, and either may
   const { records } = await replayed(two)
   assert.deepEqual(records.map((record) => `${record.nodeUid} ${record.flush.no}`).sort(), ['one 1', 'one 2', 'two 1'])
   assert.deepEqual((await replayed(one)).nos, [])
+})
+
+test('a record is named after the node that its flush is of, also when that is known late or changes', async () => {
+  const folder = newFolder()
+  const node = { uid: '' }
+  const open = () =>
+    new Outbox({ folder }, () => ({ schema: 'millrace', storeId: 'store', nodeUid: node.uid }), systemClock, silentLog)
+  const outbox = open()
+  assert.deepEqual((await replayed(outbox)).nos, [])
+  await assert.rejects(outbox.put(0, flushWith(1)), { code: 'INVARIANT' }, 'no node has ended anything yet')
+  for (const [at, uid] of ['one', 'two'].entries()) {
+    node.uid = uid
+    await outbox.put(at, flushWith(at + 1))
+  }
+  assert.deepEqual(readdirSync(join(folder, 'flush')).sort(), ['000000000001-one.record', '000000000002-two.record'])
+  const { records } = await replayed(open())
+  assert.deepEqual(
+    records.map(({ nodeUid, flush }) => [nodeUid, flush.no]),
+    [
+      ['one', 1],
+      ['two', 2],
+    ],
+  )
+})
+
+test('evidence of two replays at once is kept twice, before either process is a node', async () => {
+  const folder = newFolder()
+  const { outbox: first } = outboxIn(folder)
+  for (let no = 1; no <= 4; no++) await first.put(5, flushWith(no))
+  const refuse = async () => {
+    throw new EngineError('STORE_FAILED', 'bad json', { sqlState: '22P02' })
+  }
+  const both = [outboxIn(folder, { nodeUid: '' }).outbox, outboxIn(folder, { nodeUid: '' }).outbox]
+  await Promise.all(both.map((outbox) => outbox.replay(refuse)))
+  const nos = (await first.deads(100)).map(({ flush }) => flush.no)
+  assert.deepEqual([...new Set(nos)].sort(), [1, 2, 3, 4])
+})
+
+test('engines that replay one folder at once send each flush in its order and call nothing stale or damaged', async () => {
+  const folder = newFolder()
+  const { outbox } = outboxIn(folder)
+  const count = 40
+  for (let no = 1; no <= count; no++) await outbox.put(5, flushWith(no))
+  let last = 0 // as PostgreSQL does it: a number that is not higher is done already
+  const send = async ({ flush }: OutboxRecord) => {
+    await systemClock.sleep(Math.random() * 3)
+    if (flush.no <= last) return
+    assert.equal(flush.no, last + 1)
+    last = flush.no
+  }
+  const engines = [1, 2, 3].map((n) => outboxIn(folder, { nodeUid: `engine-${n}` }))
+  const reports = await Promise.all(engines.map((engine) => engine.outbox.replay(send)))
+  assert.equal(last, count)
+  for (const report of reports) assert.deepEqual({ ...report, sent: 0 }, NOTHING_SENT)
+  assert.deepEqual(
+    engines.flatMap(({ warnings }) => warnings),
+    [],
+  )
+  assert.equal((await outbox.counts()).flush.records, 0)
+})
+
+test('a flush that another engine has sent is not called stale when its node is gone meanwhile', async () => {
+  const folder = newFolder()
+  const { outbox } = outboxIn(folder)
+  for (let no = 1; no <= 3; no++) await outbox.put(5, flushWith(no))
+  const slow = outboxIn(folder).outbox.replay(async () => {
+    assert.deepEqual((await replayed(outbox)).nos, [1, 2, 3])
+    throw new EngineError('NODE_FENCED', 'its leases are closed and it is gone')
+  })
+  assert.deepEqual(await slow, NOTHING_SENT)
+})
+
+test('an engine whose clock is wrong may sweep what another is writing: it is written again', async () => {
+  const folder = newFolder()
+  const { outbox } = outboxIn(folder)
+  const ahead = { ...systemClock, wallMs: () => systemClock.wallMs() + 86_400_000 }
+  const sweeper = new Outbox({ folder }, () => ({ schema: 'x', storeId: 'x', nodeUid: 'x' }), ahead, silentLog)
+  let sweeps = 0
+  let isWriting = true
+  const sweeping = (async () => {
+    await outbox.put(5, flushWith(0))
+    while (isWriting && sweeps < 4) {
+      const isUnfinished = readdirSync(join(folder, 'flush')).some((name) => name.endsWith('.unfinished'))
+      if (isUnfinished) sweeps++
+      await (isUnfinished ? sweeper.replay(async () => {}) : nextTurn())
+    }
+  })()
+  try {
+    for (let no = 1; no <= 30; no++) await outbox.put(5, flushWith(no, `"${'x'.repeat(100_000)}"`))
+  } finally {
+    isWriting = false
+    await sweeping
+  }
+  assert.ok(sweeps > 0)
+  assert.equal((await replayed(outbox)).nos.length, 31)
 })
 
 test('beyond its limit it says so, and what is in it stays', async () => {

@@ -48,7 +48,7 @@ async function bundle() {
   const said = { stale: [] as number[] }
   const outbox = new Outbox(
     { folder: join(temp, `outbox-${nodes}`) },
-    () => ({ schema: database.schema, nodeUid: uid }),
+    () => ({ schema: database.schema, storeId: 'store', nodeUid: uid }),
     systemClock,
     silentLog,
   )

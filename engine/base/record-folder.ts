@@ -3,6 +3,8 @@
 //
 // A record is written to a file of another name, synced, renamed, and the folder is synced: when `append` resolves it
 // is there after a crash or a power cut, and a process that is killed in the middle leaves all others as they were.
+// Several processes may use one folder at once: each names its records after itself, and whoever finds a record gone
+// takes it as read by another.
 // Each file carries a checksum. One that does not match is somebody else's damage and costs that record only: it is
 // moved to the folder `unreadable`, never deleted, never in the way of the others.
 //
@@ -13,7 +15,7 @@ import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promis
 import { dirname, join } from 'node:path'
 import { deserialize, serialize } from 'node:v8'
 import { crc32 } from 'node:zlib'
-import { codeOf, EngineError, messageOf } from './errors.ts'
+import { codeOf, EngineError, invariant, messageOf } from './errors.ts'
 
 export interface RecordLimits {
   /** Of all files together. */
@@ -23,30 +25,36 @@ export interface RecordLimits {
 
 const MAGIC = 0x4d_52_46_31 // "MRF1", then crc32 of the body, then the body: v8.serialize of the value
 const HEAD_BYTES = 8
-const RECORD_NAME = /^(\d{12})-[\w-]*\.record$/
+const RECORD_NAME = /^(\d{12})-[\w-]+\.record$/
+const WRITER = /^[\w-]+$/
 const UNREADABLE = 'unreadable'
 const UNFINISHED = '.unfinished'
+/** Tries of a write whose unfinished file somebody with a wrong clock sweeps away. */
+const WRITES_MAX = 5
+
+/** What a name stands for: its record, damage, or nothing any more. */
+export type Found<T> = { readonly value: T } | 'unreadable' | 'gone'
 
 export class RecordFolder<T> {
   readonly #path: string
-  readonly #writer: string
   readonly #limits: RecordLimits
   #known: { lastOrder: number; records: number; bytes: number } | null = null
   #tail: Promise<void> = Promise.resolve() // appends and removals, one after the other
 
-  /** `writer` (letters, digits, - and _) keeps the files of several processes apart; each has its own order. */
-  constructor(path: string, writer: string, limits: RecordLimits) {
+  /** `limits` hold for all records that were there when this object first wrote, and for its own. */
+  constructor(path: string, limits: RecordLimits) {
     this.#path = path
-    this.#writer = writer
     this.#limits = limits
   }
 
   /**
-   * Resolves when the record is safe on disk. Makes the folder when it is not there.
+   * Resolves when the record is safe on disk. Makes the folder when it is not there. `writer` (letters, digits, - and _) is
+   * unique: it keeps the files of several processes apart, each of which has its own order.
    * @throws EngineError OUTBOX_FAILED when the disk or the limits do not allow it; nothing else has changed then.
    */
-  append(value: T): Promise<void> {
+  append(value: T, writer: string): Promise<void> {
     return this.#next(async () => {
+      invariant(WRITER.test(writer), 'a record is named after its writer', { writer })
       const bytes = encode(value)
       const known = await this.#know()
       const { bytesMax, recordsMax } = this.#limits
@@ -57,7 +65,7 @@ export class RecordFolder<T> {
           ...known,
           ...this.#limits,
         })
-      const name = `${String(known.lastOrder + 1).padStart(12, '0')}-${this.#writer}.record`
+      const name = `${String(known.lastOrder + 1).padStart(12, '0')}-${writer}.record`
       await this.#write(name, bytes)
       known.lastOrder++
       known.records++
@@ -71,10 +79,13 @@ export class RecordFolder<T> {
     return names.filter((name) => RECORD_NAME.test(name)).sort()
   }
 
-  /** Null when the record is gone or is not what was written. */
-  async read(name: string): Promise<T | null> {
+  async read(name: string): Promise<Found<T>> {
     const bytes = await this.#safely('read', () => readFile(join(this.#path, name)).catch(unlessMissing(null)))
-    return bytes === null ? null : decode<T>(bytes)
+    return bytes === null ? 'gone' : decode<T>(bytes)
+  }
+
+  async has(name: string): Promise<boolean> {
+    return (await this.#safely('read', () => stat(join(this.#path, name)).catch(unlessMissing(null)))) !== null
   }
 
   /** Deletes a record for good. Deleting twice is harmless. */
@@ -133,14 +144,18 @@ export class RecordFolder<T> {
     const path = join(this.#path, name)
     const unfinished = `${path}${UNFINISHED}`
     try {
-      const file = await open(unfinished, 'w', 0o600)
-      try {
-        await file.writeFile(bytes)
-        await file.sync()
-      } finally {
-        await file.close()
+      for (let tries = 1; ; tries++) {
+        const file = await open(unfinished, 'w', 0o600)
+        try {
+          await file.writeFile(bytes)
+          await file.sync()
+        } finally {
+          await file.close()
+        }
+        const isSwept = await rename(unfinished, path).then(() => false, unlessMissing(true))
+        if (!isSwept) break
+        if (tries === WRITES_MAX) throw new Error(`${unfinished} was deleted again and again while it was written`)
       }
-      await rename(unfinished, path)
       await syncFolder(this.#path)
     } catch (error) {
       await rm(unfinished, { force: true }).catch(() => {})
@@ -184,14 +199,14 @@ function encode(value: unknown): Buffer {
   return Buffer.concat([head, body])
 }
 
-function decode<T>(bytes: Buffer): T | null {
-  if (bytes.length < HEAD_BYTES || bytes.readUInt32BE(0) !== MAGIC) return null
+function decode<T>(bytes: Buffer): Found<T> {
+  if (bytes.length < HEAD_BYTES || bytes.readUInt32BE(0) !== MAGIC) return 'unreadable'
   const body = bytes.subarray(HEAD_BYTES)
-  if (crc32(body) !== bytes.readUInt32BE(4)) return null
+  if (crc32(body) !== bytes.readUInt32BE(4)) return 'unreadable'
   try {
-    return deserialize(body) as T
+    return { value: deserialize(body) as T }
   } catch {
-    return null // written by a newer Node.js than this one
+    return 'unreadable' // written by a newer Node.js than this one
   }
 }
 

@@ -118,6 +118,16 @@ export class Store {
     return checkVersion(this.session('ask'))
   }
 
+  /** Names this schema of this database for ever, also after a failover or a restore: when its first table was made. */
+  async identity(): Promise<string> {
+    const rows = await this.session('ask').repeatable<{ made: string }>({
+      text: this.#sql(
+        'select (extract(epoch from applied_at) * 1000000)::bigint::text as made from millrace.migration where version = 1',
+      ),
+    })
+    return rows[0]!.made
+  }
+
   async close(): Promise<void> {
     await Promise.all([...this.#sessions.values()].map((session) => session.close()))
   }

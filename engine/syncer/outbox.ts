@@ -8,7 +8,12 @@
 // so it may be sent twice; its number makes that harmless. A record that cannot be read is put aside with a warning and
 // does not stop the others. It never grows beyond its limit, and says loudly when it cannot keep something. There is no
 // folder until something has to be kept.
+//
+// Engines may share a folder, also while they start and stop. A record is named after the node whose flush it is, and
+// says which store it is for. Any of them may send it, also two at once, and also while that node still stops: a node
+// has given up sending before it puts its first record. The records of one node are sent in their order by whoever does.
 
+import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
 import type { Clock } from '../base/clock.ts'
 import { codeOf, messageOf } from '../base/errors.ts'
@@ -20,7 +25,9 @@ import { blamesData, sqlStateOf } from './refusal.ts'
 /** Whose outcomes these are: a node id alone means nothing in another database. */
 export interface OutboxOrigin {
   readonly schema: string
-  /** The UUID of the node's incarnation. */
+  /** Names the database and schema for ever: another database may have a schema of the same name. */
+  readonly storeId: string
+  /** The UUID of the node's incarnation. Empty before it has joined. */
   readonly nodeUid: string
 }
 
@@ -57,7 +64,7 @@ export interface ReplayReport {
   readonly refused: number
   /** Records that could not be read, now in `unreadable`. */
   readonly unreadable: number
-  /** Flushes that still wait. */
+  /** Flushes that still wait behind a failure. */
   readonly left: number
   /** What ended the replay early; null when it came to its end. */
   readonly error: unknown
@@ -72,16 +79,23 @@ const UNFINISHED_MS = 3_600_000
 
 export class Outbox {
   readonly #folder: string
-  readonly #bytesMax: number
   readonly #origin: () => OutboxOrigin
   readonly #clock: Clock
   readonly #log: Log
-  #shelves: { flush: RecordFolder<OutboxRecord>; dead: RecordFolder<DeadRecord> } | null = null
+  readonly #flush: RecordFolder<OutboxRecord>
+  readonly #dead: RecordFolder<DeadRecord>
+  /** Names evidence of a replay before this process is a node. */
+  readonly #ownName = randomUUID()
 
-  /** `origin` is asked when something is kept or replayed; the node must be known by then. */
+  /** `origin` is asked whenever something is kept or replayed: the node may be another one by then. */
   constructor(options: OutboxOptions, origin: () => OutboxOrigin, clock: Clock, log: Log) {
+    const bytesMax = options.bytesMax ?? OUTBOX_BYTES_DEFAULT
     this.#folder = options.folder
-    this.#bytesMax = options.bytesMax ?? OUTBOX_BYTES_DEFAULT
+    this.#flush = new RecordFolder(join(this.#folder, 'flush'), { bytesMax, recordsMax: RECORDS_MAX })
+    this.#dead = new RecordFolder(join(this.#folder, 'dead'), {
+      bytesMax: bytesMax / EVIDENCE_SHARE,
+      recordsMax: RECORDS_MAX,
+    })
     this.#origin = origin
     this.#clock = clock
     this.#log = log
@@ -92,42 +106,46 @@ export class Outbox {
    * @throws EngineError OUTBOX_FAILED when the disk, the folder or the limit does not allow it.
    */
   put(nodeId: number, flush: Flush): Promise<void> {
-    return this.#open().flush.append({ ...this.#origin(), nodeId, storedAtMs: this.#clock.wallMs(), flush })
+    const origin = this.#origin()
+    return this.#flush.append({ ...origin, nodeId, storedAtMs: this.#clock.wallMs(), flush }, origin.nodeUid)
   }
 
   /** Keeps a refused outcome. Throws like `put`. */
   putDead(record: DeadRecord): Promise<void> {
-    return this.#open().dead.append(record)
+    return this.#dead.append(record, this.#origin().nodeUid || this.#ownName)
   }
 
   /**
-   * Sends what waits for this schema, oldest first. A record is deleted when `send` has resolved. The first failure
+   * Sends what waits for this store, oldest first. A record is deleted when `send` has resolved. The first failure
    * ends the replay and leaves the rest for the next time; but what PostgreSQL refuses for what it says goes to `dead`,
    * and what belongs to a node that has been taken over (NODE_FENCED) is dropped.
    */
   async replay(send: (record: OutboxRecord) => Promise<unknown>): Promise<ReplayReport> {
-    const { flush } = this.#open()
-    const { schema } = this.#origin()
+    const { schema, storeId } = this.#origin()
     const counts = { sent: 0, stale: 0, refused: 0, unreadable: 0, left: 0 }
     let failure: unknown = null
-    await flush.sweep(this.#clock.wallMs() - UNFINISHED_MS)
-    for (const name of await flush.names()) {
+    await this.#flush.sweep(this.#clock.wallMs() - UNFINISHED_MS)
+    for (const name of await this.#flush.names()) {
       if (failure !== null) {
-        counts.left++
+        counts.left++ // unread: it may be for another store
         continue
       }
-      const record = await flush.read(name)
-      if (record === null) {
+      const found = await this.#flush.read(name)
+      if (found === 'gone') continue // another engine has sent it
+      if (found === 'unreadable') {
         counts.unreadable++
-        await flush.setAside(name)
+        await this.#flush.setAside(name)
         this.#log.warn({ folder: this.#folder, name }, 'outbox.unreadable')
         continue
       }
-      if (record.schema !== schema) continue
+      const record = found.value
+      if (record.schema !== schema || record.storeId !== storeId) continue
       try {
         const end = await this.#sendOne(record, send)
-        await flush.remove(name)
-        counts[end]++
+        // When another engine sends the same, it may have been the last thing that was expected of that node.
+        const wasSent = end === 'stale' && !(await this.#flush.has(name))
+        await this.#flush.remove(name)
+        if (!wasSent) counts[end]++
       } catch (error) {
         failure = error
         counts.left++
@@ -138,25 +156,23 @@ export class Outbox {
 
   /** What is in it. */
   async counts(): Promise<Record<'flush' | 'dead', { records: number; bytes: number }>> {
-    const { flush, dead } = this.#open()
-    return { flush: await flush.usage(), dead: await dead.usage() }
+    return { flush: await this.#flush.usage(), dead: await this.#dead.usage() }
   }
 
   /** The refused outcomes, oldest first. */
   async deads(limit: number): Promise<DeadRecord[]> {
-    const { dead } = this.#open()
-    const found: DeadRecord[] = []
-    for (const name of (await dead.names()).slice(0, limit)) {
-      const record = await dead.read(name)
-      if (record !== null) found.push(record)
+    const records: DeadRecord[] = []
+    for (const name of (await this.#dead.names()).slice(0, limit)) {
+      const found = await this.#dead.read(name)
+      if (typeof found === 'object') records.push(found.value)
     }
-    return found
+    return records
   }
 
   /** Resolves when everything that was given before is on disk or has failed. */
   async close(): Promise<void> {
-    await this.#shelves?.flush.settled()
-    await this.#shelves?.dead.settled()
+    await this.#flush.settled()
+    await this.#dead.settled()
   }
 
   async #sendOne(
@@ -175,18 +191,5 @@ export class Outbox {
       this.#log.error({ no: flush.no, nodeId, sqlState, error: message }, 'failed to write job run update')
       return 'refused'
     }
-  }
-
-  #open(): { flush: RecordFolder<OutboxRecord>; dead: RecordFolder<DeadRecord> } {
-    if (this.#shelves === null) {
-      const { nodeUid } = this.#origin()
-      const limits = { bytesMax: this.#bytesMax, recordsMax: RECORDS_MAX }
-      const evidence = { ...limits, bytesMax: this.#bytesMax / EVIDENCE_SHARE }
-      this.#shelves = {
-        flush: new RecordFolder(join(this.#folder, 'flush'), nodeUid, limits),
-        dead: new RecordFolder(join(this.#folder, 'dead'), nodeUid, evidence),
-      }
-    }
-    return this.#shelves
   }
 }

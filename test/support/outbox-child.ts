@@ -10,7 +10,12 @@ import { OutcomePage } from '../../engine/syncer/outcome-page.ts'
 import { chunkOf } from './flush-model.ts'
 
 const [, , role, folder] = process.argv
-const outbox = new Outbox({ folder: folder! }, () => ({ schema: 'millrace', nodeUid: 'uid' }), systemClock, silentLog)
+const outbox = new Outbox(
+  { folder: folder! },
+  () => ({ schema: 'millrace', storeId: 'store', nodeUid: 'uid' }),
+  systemClock,
+  silentLog,
+)
 const say = (line: string) => writeSync(1, `${line}\n`)
 for (let no = 1; no <= 10_000; no++) {
   const text = Buffer.from(`"${'x'.repeat(role === 'fill' ? no * 50_000 : 30_000)}"`)

@@ -221,6 +221,7 @@ function lateConsole(open: () => Promise<Omit<Console, 'schedules'>>, schedules:
     loops: async (overMs) => (await get()).loops(overMs),
     jobs: async (filter) => (await get()).jobs(filter),
     job: async (id) => (await get()).job(id),
+    unserved: async () => (await get()).unserved(),
     explain: async (id) => (await get()).explain(id),
     dead: {
       list: async (filter) => (await get()).dead.list(filter),

@@ -170,6 +170,11 @@ export interface Console {
   /** Newest first; `limit` at most 1,000 (default 50), `before` continues below an id. */
   jobs(filter?: JobFilter): Promise<JobRow[]>
   job(id: number): Promise<JobRow | null>
+  /**
+   * Tasks that no running node has although jobs of them wait; at most a hundred. Looked at are the first 10,000 chunks of
+   * each queue, where such jobs come to stand, of what is scheduled, and of what is blocked.
+   */
+  unserved(): Promise<UnservedTask[]>
   /** The life of a job, event by event. @throws EngineError JOB_NOT_FOUND */
   explain(id: number): Promise<JobLife>
   readonly dead: {
@@ -347,6 +352,20 @@ export interface JobRow {
   readonly startedAt: Date | null
   readonly finishedAt: Date | null
   readonly node: number | null
+  /** What its handler said last with `ctx.progress`, while it runs; a few seconds old. Null: nothing, or it does not run. */
+  readonly progress: unknown
+  /** Whether a running node has its task: one that waits and is not served waits until there is one. */
+  readonly served: boolean
+}
+
+export interface UnservedTask {
+  readonly task: string
+  /** Jobs that wait for it, as far as was looked. */
+  readonly waiting: number
+  /** True: some node had it. False: nobody ever had a task of this name. */
+  readonly published: boolean
+  /** A task of a running node whose name is close. */
+  readonly didYouMean: string | null
 }
 
 export interface JobEvent {

@@ -12,8 +12,10 @@ import type {
   JobRow,
   LoopRow,
   NodeRow,
+  UnservedTask,
 } from './api.ts'
 import { EngineError, shown } from './base/errors.ts'
+import { didYouMean, nearest } from './base/nearest.ts'
 import { checkChoice, checkFields, checkOptions, checkReason, JOB_STATES } from './filters.ts'
 import { openQueueVerbs, statsOf } from './queue-verbs.ts'
 import { openResultVerbs, timeOf } from './result-verbs.ts'
@@ -26,6 +28,10 @@ const LOOPS_MS = 300_000
 const LOOPS_MS_MAX = 86_400_000
 /** Dead letters that one requeue touches at most, and one batch of a purge. */
 const DEAD_MAX = 10_000
+/** Rows of each place in which jobs are looked for whose tasks no node has. */
+const UNSERVED_LOOK = 10_000
+/** Of those, as many as doctor names. */
+const UNSERVED_NAMED = 10
 /** Jobs that the answer of a requeue names, of each kind that was left. */
 const NAMED_MAX = 100
 const JOB_FIELDS = ['state', 'task', 'queue', 'id', 'limit', 'before']
@@ -72,6 +78,15 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
       })
     }
     return rows.map((row) => row.job_id)
+  }
+
+  const servedNames = async () => (await ask<{ name: string }>('served_names')).map((row) => row.name)
+
+  const unserved = async (): Promise<UnservedTask[]> => {
+    const rows = await ask<{ task: string; waiting: number; published: boolean }>('unserved', [UNSERVED_LOOK])
+    if (rows.length === 0) return []
+    const names = await servedNames()
+    return rows.map((row) => ({ ...row, didYouMean: nearest(row.task, names) }))
   }
 
   return {
@@ -135,8 +150,12 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
         await ask('position', [id]),
         await ask('dead', [null, null, id, null, 1, null, null]),
       ]
-      return lifeOf(job, attempts, positions, dead[0])
+      const waits = positions.some((row) => row.node_id === null)
+      const lacks = waits && !job.served ? lacking(job.task, await servedNames()) : null
+      return lifeOf(job, attempts, positions, dead[0], lacks)
     },
+
+    unserved,
 
     dead: {
       async list(filter = {}) {
@@ -215,7 +234,7 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
       return row!.outcome === 'held' ? 'signalled' : row!.outcome
     },
 
-    doctor: () => examine(store, ask, nodeVersion),
+    doctor: () => examine(store, ask, unserved, nodeVersion),
 
     migrations: (dryRun) => store.migrate(dryRun),
   }
@@ -290,12 +309,25 @@ function jobOf(row: Row): JobRow {
     startedAt: row.started_at as Date | null,
     finishedAt: row.finished_at as Date | null,
     node: row.node_id as number | null,
+    progress: row.progress,
+    served: row.served as boolean,
   }
+}
+
+function lacking(task: string, names: readonly string[]): string {
+  return `no running node has the task ${JSON.stringify(task)}${didYouMean(task, names)}`
 }
 
 // ------------------------------------------------------------------ the life of a job
 
-function lifeOf(job: JobRow, attempts: readonly Row[], positions: readonly Row[], dead: Row | undefined): JobLife {
+/** `lacks`: what it waits for besides its turn. */
+function lifeOf(
+  job: JobRow,
+  attempts: readonly Row[],
+  positions: readonly Row[],
+  dead: Row | undefined,
+  lacks: string | null,
+): JobLife {
   const events: JobEvent[] = []
   const due = job.runAt !== null && job.runAt > job.createdAt
   events.push({
@@ -333,7 +365,7 @@ function lifeOf(job: JobRow, attempts: readonly Row[], positions: readonly Row[]
   const [position] = positions
   if (position && !dead && last && isEnd(last) && position.attempt === 1 && position.place !== 'scheduled')
     events.push(requeued(last))
-  for (const row of positions) events.push(standing(row))
+  for (const row of positions) events.push(standing(row, lacks))
   return { job, events }
 }
 
@@ -399,24 +431,30 @@ function reasonOf(row: Row): string {
   }
 }
 
-function standing(row: Row): JobEvent {
+function standing(row: Row, lacks: string | null): JobEvent {
+  const also = lacks === null ? '' : `, but ${lacks}`
   const next = `attempt ${row.attempt}, run ${row.run}${(row.rescues as number) > 0 ? `, after ${row.rescues} lost holders` : ''}`
   switch (row.place) {
     case 'ready':
-      return { at: row.since as Date, state: 'queued', where: 'ready', why: `may be claimed now; ${next}` }
+      return {
+        at: row.since as Date,
+        state: 'queued',
+        where: 'ready',
+        why: `${lacks ?? 'may be claimed now'}; ${next}`,
+      }
     case 'scheduled':
       return {
         at: row.until as Date,
         state: (row.run as number) > 1 ? 'retrying' : 'scheduled',
         where: 'scheduled',
-        why: `becomes ready then; ${next}`,
+        why: `becomes ready then${also}; ${next}`,
       }
     case 'blocked':
       return {
         at: row.since as Date,
         state: 'blocked',
         where: 'behind its group',
-        why: `waits for its group's turn; ${next}`,
+        why: `waits for its group's turn${also}; ${next}`,
       }
     case 'leased':
       return { at: row.since as Date, state: 'assigned', where: `node ${row.node_id}`, why: `claimed; ${next}` }
@@ -440,7 +478,12 @@ function messageIn(error: unknown): string {
 
 // ------------------------------------------------------------------ doctor
 
-async function examine(store: Store, ask: (name: string) => Promise<Row[]>, nodeVersion: string): Promise<DoctorRow[]> {
+async function examine(
+  store: Store,
+  ask: (name: string) => Promise<Row[]>,
+  unserved: () => Promise<UnservedTask[]>,
+  nodeVersion: string,
+): Promise<DoctorRow[]> {
   const rows: DoctorRow[] = []
   const say = (check: string, value: string, bad: false | 'warn' | 'bad' = false, advice = '') =>
     rows.push({ check, value, verdict: bad || 'ok', advice: bad ? advice : '' })
@@ -521,5 +564,22 @@ async function examine(store: Store, ask: (name: string) => Promise<Row[]>, node
       'silent beyond its limit; another node reopens its jobs',
     )
   }
+  for (const { node_id, host, pid, tasks, names } of await ask('outdated'))
+    say(
+      `definitions of node ${node_id}`,
+      `${host} pid ${pid}: ${(names as string[]).join(', ')}${(tasks as number) > 5 ? `, and ${(tasks as number) - 5} more` : ''}`,
+      'warn',
+      'a newer definition of these tasks is published; bring the node to the same version',
+    )
+  const lacked = await unserved()
+  for (const { task, waiting, didYouMean: close } of lacked.slice(0, UNSERVED_NAMED))
+    say(
+      `task ${task}`,
+      `${waiting} ${waiting === 1 ? 'job waits' : 'jobs wait'}`,
+      'warn',
+      `no running node has the task; ${close === null ? 'start one that has it' : `did you mean ${close}?`}`,
+    )
+  if (lacked.length > UNSERVED_NAMED)
+    say('more such tasks', String(lacked.length - UNSERVED_NAMED), 'warn', 'no running node has them')
   return rows
 }

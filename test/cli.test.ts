@@ -138,6 +138,8 @@ const JOB: JobRow = {
   startedAt: null,
   finishedAt: null,
   node: 1,
+  progress: null,
+  served: true,
 }
 
 const RESULT: ResultRow = {
@@ -271,6 +273,7 @@ function fakeConsole(overrides: Partial<Console> = {}): Console {
     ],
     jobs: async () => [JOB],
     job: async () => JOB,
+    unserved: async () => [],
     explain: async () => ({
       job: JOB,
       events: [
@@ -574,7 +577,7 @@ test('jobs and stats print tables for people and one JSON line per row for machi
   const stats = await cli(['stats'])
   assert.match(stats.out, /default +1,234 +2 +3 +4 +5 +6 +1 min 1 s/)
   assert.match(stats.out, /17 +live +1\.2 s ago +40 µs, 1\.5 ms/)
-  assert.deepEqual(Object.keys((await cli(['stats', '--json'])).lines[0]!), ['queues', 'nodes', 'loops'])
+  assert.deepEqual(Object.keys((await cli(['stats', '--json'])).lines[0]!), ['queues', 'nodes', 'loops', 'unserved'])
 })
 
 test('jobs passes its filter on, with the words that people use for states', async () => {
@@ -763,6 +766,35 @@ test('start prints a readable startup on a terminal and ends with 0 at the first
   assert.match(out, /^Millrace 1\.2\.3 on Node 20\.20\.0\n {2}database +embedded PostgreSQL in \.millrace\n/)
   assert.match(out, /Stopping \(SIGTERM\): flushing\. Once more to leave at once\.\nStopped\. 0 jobs done\.\n$/)
   assert.ok(!out.includes('\u001b'))
+})
+
+const LACKING = { task: 'onec', waiting: 3, published: false, didYouMean: 'once' }
+
+test('start, stats and jobs say that no running node has a task', async () => {
+  const unserved = async () => [LACKING]
+  const line = 'No running node has the task onec: 3 jobs wait for one. Did you mean once?'
+  for (const tty of [true, false]) {
+    const { source, first } = signalSource()
+    const onOut = (text: string) => void (text.includes('onec') && first())
+    const api = fakeApi({ console: { unserved } })
+    const { code, out } = await cli(['start'], { api, signals: source, tty, env: { NO_COLOR: '1' }, onOut })
+    assert.equal(code, 0)
+    if (tty) assert.ok(out.includes(line), out)
+    else assert.match(out, /"task":"onec","waiting":3.*"msg":"start.unserved_task"/)
+  }
+  const stats = await cli(['stats'], { api: fakeApi({ console: { unserved } }) })
+  assert.ok(stats.out.includes(line), stats.out)
+  const json = await cli(['stats', '--json'], { api: fakeApi({ console: { unserved } }) })
+  assert.deepEqual((JSON.parse(json.out) as { unserved: unknown }).unserved, [LACKING])
+  const rows = async () => [
+    { ...JOB, id: 9, task: 'onec', state: 'queued' as const, result: null, served: false },
+    { ...JOB, id: 8, state: 'running' as const, result: null, progress: { done: 3 } },
+    { ...JOB, served: false },
+  ]
+  const jobs = await cli(['jobs'], { api: fakeApi({ console: { jobs: rows } }) })
+  assert.match(jobs.err, /no running node has the task onec: its jobs wait for one\n/)
+  assert.doesNotMatch(jobs.err, /the task mail/)
+  assert.match(jobs.out, /running .* progress \{"done":3\}/)
 })
 
 test('start writes JSON lines when nobody looks', async () => {

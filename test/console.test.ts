@@ -44,7 +44,7 @@ test('[TM-060] [TM-108] every job is counted in exactly one bucket of its queue'
     const worker = await engine()
     const dead = (await client.enqueueMany('fail', [1, 2, 3], { maxAttempts: 1 })).ids[0]!
     for (let at = 0; at < 3; at++) await inState(dead.first + at, 'failed')
-    await inState((await client.enqueue('careful', 1)).id, 'retrying')
+    await inState((await client.enqueue('careful', 1, { queue: 'default' })).id, 'retrying')
     await inState((await client.enqueue('echo', 1)).id, 'completed')
     await client.enqueueMany('wait', [1, 2], { group: 'g' })
     await client.enqueue('wait', 1)

@@ -155,6 +155,97 @@ test('the definition that appeared last is published; versions side by side do n
   }
 })
 
+test('jobs of a task that no running node has say so: explain, jobs, doctor, unserved', () =>
+  withEngines(async ({ client, engine, until, query }) => {
+    const lost = (await client.enqueue('onec', 1)).id
+    const late = (await client.enqueue('onec', 1, { delayMs: 3_600_000 })).id
+    const why = async (id: number) => (await client.console.explain(id)).events.at(-1)!.why
+    assert.match(await why(lost), /^no running node has the task "onec"; attempt 1/)
+    const node = await engine({ tasks: TASKS })
+    assert.match(await why(lost), /^no running node has the task "onec"; did you mean once\?; attempt 1/)
+    assert.match(await why(late), /^becomes ready then, but no running node has the task "onec"/)
+    assert.equal((await client.console.job(lost))!.served, false)
+    assert.deepEqual(await client.console.unserved(), [
+      { task: 'onec', waiting: 2, published: false, didYouMean: 'once' },
+    ])
+    const [row] = (await client.console.doctor()).filter(({ check }) => check === 'task onec')
+    assert.deepEqual([row!.verdict, row!.value], ['warn', '2 jobs wait'])
+    assert.match(row!.advice, /no running node has the task; did you mean once\?/)
+
+    const blocked = (await client.enqueue('once', 1, { runAt: Date.now() + 3_600_000 })).id
+    assert.equal((await client.console.job(blocked))!.served, true)
+    assert.doesNotMatch(await why(blocked), /no running node/)
+    await node.stop()
+    assert.match(await why(blocked), /but no running node has the task "once"/)
+    assert.deepEqual(
+      (await client.console.unserved()).map(({ task, published }) => [task, published]),
+      [
+        ['onec', false],
+        ['once', true],
+      ],
+    )
+    // a node that was cut off and comes back as another one has its tasks again
+    const again = await engine({ tasks: TASKS, nodeLimitMs: 2_000, nodeHeartbeatMs: 200 })
+    await until('the node is there', async () => (await client.console.job(blocked))!.served)
+    const [before] = await client.console.nodes()
+    await client.console.doctor()
+    await forget(before!.id)
+    await until('it is back', async () => {
+      const [now] = await client.console.nodes()
+      return now !== undefined && now.id !== before!.id && (await client.console.job(blocked))!.served
+    })
+    await again.stop()
+
+    async function forget(id: number): Promise<void> {
+      await query('select * from millrace.rescue($1, 3, true)', [id])
+    }
+  }))
+
+test('progress of a running job can be read: job, jobs, explain, the view', () =>
+  withEngines(async ({ client, engine, query, until }) => {
+    const node = await engine()
+    const { id } = await client.enqueue('wait', 'p')
+    const said = { payload: 'p', done: 3, of: 7 }
+    const job = await until('the job shows', async () => {
+      const row = await client.console.job(id)
+      return row!.state === 'running' && row
+    })
+    assert.deepEqual(job.progress, said)
+    assert.ok(job.startedAt! >= job.createdAt)
+    assert.equal(job.finishedAt, null)
+    assert.deepEqual((await client.console.jobs({ state: 'running' }))[0]!.progress, said)
+    const life = await client.console.explain(id)
+    assert.deepEqual(life.job.progress, said)
+    assert.match(life.events.at(-1)!.why, /progress \{"payload":"p","done":3,"of":7\}/)
+    assert.deepEqual((await query('select progress from millrace.jobs where id = $1', [id]))[0]!.progress, said)
+    await client.console.cancel(id)
+    const over = await until('it has ended', async () => {
+      const row = await client.console.job(id)
+      return row!.state === 'cancelled' && row
+    })
+    assert.equal(over.progress, null)
+    await node.stop()
+  }))
+
+test('doctor names a node with an older definition', () =>
+  withEngines(async ({ client, engine, query }) => {
+    await engine({ tasks: TASKS })
+    const [{ id: older }] = (await query('select id from millrace.node')) as [{ id: number }]
+    const rows = async () => (await client.console.doctor()).filter(({ check }) => check.startsWith('definitions'))
+    assert.deepEqual(await rows(), [])
+    const newer = defineTask({ name: 'once', inline: true, run: () => 1 })
+    await engine({ tasks: [newer] })
+    const found = await rows()
+    assert.deepEqual(
+      found.map(({ check, verdict }) => [check, verdict]),
+      [[`definitions of node ${older}`, 'warn']],
+    )
+    assert.match(found[0]!.value, /: once$/)
+    assert.equal((await client.enqueue('once', 1)).duplicate, false)
+    const [job] = await query('select queue, max_attempts from millrace.jobs order by id desc limit 1')
+    assert.deepEqual({ ...job }, { queue: 'default', max_attempts: 3 })
+  }))
+
 test('published options are read once per name, refreshed while they are used, and forgotten after a pause', async () => {
   const clock = new ManualClock()
   const read: string[][] = []

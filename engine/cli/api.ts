@@ -25,6 +25,7 @@ export type {
   ScheduleFilter,
   ScheduleRow,
   TriggerOptions,
+  UnservedTask,
 } from '../api.ts'
 export type { EnqueueOptions } from '../enqueuer/options.ts'
 

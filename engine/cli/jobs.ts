@@ -30,6 +30,8 @@ export async function jobs(cli: Cli, filter: JobFilter): Promise<void> {
       outcome(row),
     ]),
   )
+  for (const task of new Set(rows.filter(lacksNode).map((row) => row.task)))
+    terminal.note(terminal.style('yellow', `  no running node has the task ${task}: its jobs wait for one`))
   const last = rows.at(-1)!.id
   const more = rows.length >= (filter.limit ?? 0) ? `older ones: --before ${last}; ` : ''
   terminal.note(terminal.style('dim', `  ${more}one job's life: ${program} explain ${rows[0]!.id}`))
@@ -49,5 +51,12 @@ function outcome(row: JobRow): string {
     const { code, message } = row.error as { code?: unknown; message?: unknown }
     return message === undefined ? brief(row.error) : `${brief(code)} ${brief(message)}`.trim()
   }
+  if (row.state === 'running' && row.progress !== null) return `progress ${brief(row.progress)}`
   return brief(row.result)
+}
+
+const WAITING = new Set(['queued', 'blocked', 'scheduled', 'retrying'])
+
+function lacksNode(row: JobRow): boolean {
+  return WAITING.has(row.state) && !row.served
 }

@@ -7,7 +7,7 @@ import type { Settings } from '../config/settings.ts'
 import type { Engine, EngineStats } from './api.ts'
 import { shown } from './config.ts'
 import type { Cli } from './context.ts'
-import { count, plural, rate, span } from './text.ts'
+import { count, lackingNode, plural, rate, span } from './text.ts'
 
 /** Why `start` ends when nobody asked for it. */
 const ITSELF = 'the engine stopped itself'
@@ -80,6 +80,8 @@ async function summariesUntil(
   log: Log,
   people: boolean,
 ): Promise<void> {
+  const lacking = lackingNodes(cli, engine, log, people)
+  lacking()
   if (summaryEveryMs === 0) return void (await end)
   const over = new AbortController()
   void end.then(() => over.abort())
@@ -96,8 +98,37 @@ async function summariesUntil(
     if (!people) log.info({ ...now, perSecond: Math.round(perSecond * 10) / 10 }, 'start.summary')
     else if (!idle || !quietSaid) cli.terminal.print(summary(cli, now, perSecond, idle))
     quietSaid = idle
+    lacking()
     before = now
     beforeMs = nowMs
+  }
+}
+
+const LACKING_SAID = 10
+
+/** Says which tasks no running node has although jobs of them wait, whenever there are others than before; keeps nobody waiting. */
+function lackingNodes(cli: Cli, engine: Engine, log: Log, people: boolean): () => void {
+  let said = ''
+  let looking = false
+  const look = async () => {
+    const rows = await engine.console.unserved()
+    const names = JSON.stringify(rows.map(({ task }) => task).sort())
+    if (names === said) return
+    said = names
+    for (const row of rows.slice(0, LACKING_SAID)) {
+      if (people) cli.terminal.print(cli.terminal.style('yellow', lackingNode(row)))
+      else log.warn({ ...row }, 'start.unserved_task')
+    }
+    if (rows.length > LACKING_SAID && people) cli.terminal.print(`and ${rows.length - LACKING_SAID} more such tasks`)
+  }
+  return () => {
+    if (looking) return
+    looking = true
+    look()
+      .catch(() => {}) // the next look comes; that PostgreSQL is away is said elsewhere
+      .finally(() => {
+        looking = false
+      })
   }
 }
 

@@ -1,8 +1,8 @@
 // `stats [--watch]`: queues and nodes as the database sees them.
 
-import type { Client, LoopRow, NodeRow, QueueStats } from './api.ts'
+import type { Client, LoopRow, NodeRow, QueueStats, UnservedTask } from './api.ts'
 import { type Cli, withClient } from './context.ts'
-import { count, printTable, span } from './text.ts'
+import { count, lackingNode, printTable, span } from './text.ts'
 
 export async function stats(cli: Cli, flags: { watch?: boolean; every: number }): Promise<void> {
   await withClient(cli, 'nothing', async (client) => {
@@ -25,16 +25,23 @@ interface Seen {
   readonly nodes: readonly NodeRow[]
   /** Of the last five minutes. */
   readonly loops: readonly LoopRow[]
+  /** Tasks that no running node has although jobs of them wait. */
+  readonly unserved: readonly UnservedTask[]
 }
 
 async function look(client: Client): Promise<Seen> {
   const { console: look } = client
-  const [queues, nodes, loops] = await Promise.all([look.queues(), look.nodes(), look.loops()])
-  return { queues, nodes, loops }
+  const [queues, nodes, loops, unserved] = await Promise.all([
+    look.queues(),
+    look.nodes(),
+    look.loops(),
+    look.unserved(),
+  ])
+  return { queues, nodes, loops, unserved }
 }
 
-async function show({ terminal, program }: Cli, { queues, nodes, loops }: Seen): Promise<void> {
-  if (terminal.json) return terminal.record({ queues, nodes, loops })
+async function show({ terminal, program }: Cli, { queues, nodes, loops, unserved }: Seen): Promise<void> {
+  if (terminal.json) return terminal.record({ queues, nodes, loops, unserved })
   if (queues.length === 0)
     return terminal.print(`No queue yet. Enqueue a job: ${program} enqueue TASK '{"some":"json"}'`)
   await printTable(
@@ -80,10 +87,15 @@ async function show({ terminal, program }: Cli, { queues, nodes, loops }: Seen):
       loopOf(loops.find((loop) => loop.node === row.id)),
     ]),
   )
+  if (unserved.length > 0) terminal.print()
+  for (const row of unserved.slice(0, UNSERVED_SHOWN)) terminal.print(terminal.style('yellow', lackingNode(row)))
+  if (unserved.length > UNSERVED_SHOWN) terminal.print(`and ${unserved.length - UNSERVED_SHOWN} more such tasks`)
 }
 
 function loopOf(loop: LoopRow | undefined): string {
   return loop === undefined ? '' : `${span(loop.p50Ms)}, ${span(loop.maxMs)}`
 }
+
+const UNSERVED_SHOWN = 10
 
 const NUMBERS = ['waiting', 'in flight', 'scheduled', 'retrying', 'blocked', 'dead']

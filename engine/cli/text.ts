@@ -1,6 +1,7 @@
 // How numbers, times and tables read for people.
 
 import { stripVTControlCharacters } from 'node:util'
+import type { UnservedTask } from './api.ts'
 import type { Terminal } from './terminal.ts'
 
 export interface Column {
@@ -132,4 +133,10 @@ export function brief(value: unknown): string {
 
 export function plural(n: number, one: string, many = `${one}s`): string {
   return `${count(n)} ${n === 1 ? one : many}`
+}
+
+/** A task that no running node has although jobs of it wait, as a sentence. */
+export function lackingNode({ task, waiting, didYouMean }: UnservedTask): string {
+  const jobs = `${plural(waiting, 'job')} ${waiting === 1 ? 'waits' : 'wait'}`
+  return `No running node has the task ${task}: ${jobs} for one.${didYouMean === null ? '' : ` Did you mean ${didYouMean}?`}`
 }

@@ -774,6 +774,12 @@ begin
     and not exists (select from millrace.node_task o where o.task_id = t.id and o.options::text = t.options::text);
 end $$;
 
+-- Whether a running node has the task: one that takes jobs and was not silent beyond its limit. Index: node_task_pkey.
+create function millrace.is_served(p_task int) returns boolean language sql stable as $$
+  select exists (select from millrace.node_task k join millrace.node n on n.id = k.node_id
+    where k.task_id = p_task and n.state = 'live' and n.seen_at >= clock_timestamp() - n.limit_ms * interval '1 ms')
+$$;
+
 -- Registers a node, or renews it. Renewing answers false when the node was declared dead, which others are silent, and
 -- whether somebody wishes that it ends a job (see cancels_of), and whether the time of jobs has passed (see expire_due).
 create function millrace.node_join(p_uid uuid, p_host text, p_machine text, p_pid int, p_version text, p_threads int, p_limit_ms int) returns int language plpgsql as $$

@@ -16,7 +16,7 @@ select j.id, t.name as task, q.name as queue,
       then 'blocked' else 'queued' end
     when d.job_id is not null then case when d.code = 'TASK_EXPIRED' then 'expired' else 'failed' end
     when l.lease_id is not null and (a.run is null or a.run < l.run) then
-      case when (select g.run from millrace.running g where g.job_id = j.id) = l.run then 'running' else 'assigned' end
+      case when g.run is not null then 'running' else 'assigned' end
     when a.outcome = 'c' then 'completed'
     when a.outcome = 'x' then 'cancelled'
     when a.outcome = 'e' then 'expired'
@@ -28,8 +28,13 @@ select j.id, t.name as task, q.name as queue,
   j.timeout_ms, j.payload, j.meta,
   case when a.outcome = 'c' then a.result end as result,
   coalesce(d.reason, case when a.outcome <> 'c' then a.error end) as error,
-  j.created_at, coalesce(s.run_at, j.run_at) as run_at, j.expires_at, a.started_at, a.finished_at,
-  coalesce(l.node_id, a.node_id) as node_id
+  j.created_at, coalesce(s.run_at, j.run_at) as run_at, j.expires_at,
+  case when g.run is null then a.started_at else g.started_at end as started_at, case when g.run is null then a.finished_at end as finished_at,
+  coalesce(l.node_id, a.node_id) as node_id,
+  -- what its handler said last, while it runs
+  g.progress,
+  -- whether a running node has its task
+  millrace.is_served(j.task_id) as served
 from millrace.job j
 join millrace.queue q on q.id = j.queue_id
 join millrace.task t on t.id = j.task_id
@@ -44,7 +49,8 @@ left join lateral (
     and (a.outcome is null or a.outcome not in ('c', 'x', 'e'))
     and j.id >= c.first_id and j.id < c.first_id + c.count
   order by c.run desc limit 1
-) l on true;
+) l on true
+left join millrace.running g on g.job_id = j.id and g.run = l.run and (a.run is null or a.run < l.run);
 
 create view millrace.attempts as
 select a.job_id, a.run::int as run, a.attempt::int as attempt,

@@ -248,6 +248,28 @@ begin
   end if;
 end $$;
 
+-- Tasks that no running node has although jobs of them wait: in ready the first p_look rows of each queue in the order of
+-- claims, where such jobs come to stand, in scheduled those that become due first, in blocked the oldest. `published`: a node has had it.
+-- At most a hundred, those with the most jobs first. Index: ready_order, scheduled_due, blocked_pkey.
+create function millrace.unserved_tasks(p_look int) returns table (task text, waiting bigint, published boolean) language plpgsql stable
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_hashjoin = off set enable_mergejoin = off as $$
+declare v_tasks int[] := array(select t.id from millrace.task t where not millrace.is_served(t.id));
+begin
+  if cardinality(v_tasks) = 0 then return; end if;
+  return query
+    select t.name, sum(w.jobs)::bigint, t.options is not null
+    from (
+      select y.task_id, y.jobs from millrace.queue q cross join lateral (
+        select r.task_id, r.count as jobs from millrace.ready r where r.queue_id = q.id order by r.rank, r.seq, r.first_id limit p_look) y
+      union all
+      (select s.task_id, s.count from millrace.scheduled s order by s.run_at limit p_look)
+      union all
+      (select b.task_id, 1::smallint from millrace.blocked b order by b.job_id limit p_look)
+    ) w join millrace.task t on t.id = w.task_id
+    where w.task_id = any (v_tasks) and w.jobs > 0
+    group by t.id order by 2 desc, 1 limit 100;
+end $$;
+
 -- ------------------------------------------------------------------ results
 
 -- Completed jobs, newest completion first, walking back through time in windows that grow while there is little in them and

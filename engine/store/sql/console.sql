@@ -64,8 +64,23 @@ select jobs, last from millrace.forget_completed($1, $2, $3, $4);
 -- name: jobs
 -- Newest first, keyset by id. Params: $1 task, $2 queue, $3 state, $4 only this id, $5 ids below, $6 limit.
 select id, task, queue, state, attempt, max_attempts, priority, group_key, idempotency_key, payload, result, error, meta,
-  created_at, run_at, started_at, finished_at, node_id
+  created_at, run_at, started_at, finished_at, node_id, progress, served
 from millrace.list_jobs($1, $2, $3, $4, $5, $6);
+
+-- name: unserved
+-- Tasks whose jobs wait although no running node has them. Params: $1 rows of each place looked at. Index: ready_order,
+-- scheduled_due, blocked_pkey.
+select task, waiting::float8, published from millrace.unserved_tasks($1);
+
+-- name: served_names
+-- Tasks that a running node has.
+select t.name from millrace.task t where millrace.is_served(t.id) order by t.id limit 10000;
+
+-- name: outdated
+-- Nodes with another definition of tasks than the published one, and these tasks.
+select k.node_id, n.host, n.pid, count(*)::int as tasks, (array_agg(t.name order by t.name))[1:5] as names
+from millrace.node_task k join millrace.task t on t.id = k.task_id join millrace.node n on n.id = k.node_id
+where k.options::text <> t.options::text group by k.node_id, n.host, n.pid order by k.node_id;
 
 -- name: attempts
 -- Every run of one job in order. Params: $1 job. Index: attempt_pkey.

@@ -13,6 +13,7 @@ import type {
 import { EngineError, shown } from './base/errors.ts'
 import { NAME_CHARS_MAX } from './base/limits.ts'
 import type { Enqueuer } from './enqueuer/enqueuer.ts'
+import { checkedName } from './enqueuer/options.ts'
 import { checkFields, checkOptions } from './filters.ts'
 import { type CronPlan, parseCron } from './schedule/cron.ts'
 import { nextAfter } from './schedule/occurrences.ts'
@@ -27,6 +28,9 @@ const CATCH_UP_MS_MAX = 7 * 24 * 3_600_000
 const CATCH_UP_MS_DEFAULT = 24 * 3_600_000
 const LIST_MAX = 1_000
 const DATE_MS_MAX = 8.64e15
+/** The years 1 to 9999, which every clock and every text form of a time can tell. */
+const BEGIN_MS_MIN = -62_135_596_800_000
+const END_MS_MAX = 253_402_300_799_999
 
 export interface ScheduleVerbsNeeds {
   readonly store: ScheduleStore
@@ -43,7 +47,7 @@ export function openSchedules(needs: ScheduleVerbsNeeds): Schedules {
   const { store } = needs
 
   const find = async (id: string): Promise<ScheduleRecord> => {
-    const [row] = await store.list({ id: nameOf('id', id), queue: null, after: null, before: null, limit: 1 })
+    const [row] = await store.list({ id: checkedName('id', id), queue: null, after: null, before: null, limit: 1 })
     if (!row) throw notFound(id)
     return row
   }
@@ -100,15 +104,15 @@ export function openSchedules(needs: ScheduleVerbsNeeds): Schedules {
     },
 
     async delete(id) {
-      if (!(await store.delete(nameOf('id', id)))) throw notFound(id)
+      if (!(await store.delete(checkedName('id', id)))) throw notFound(id)
     },
 
     async pause(id) {
-      if (!(await store.pause(nameOf('id', id)))) throw notFound(id)
+      if (!(await store.pause(checkedName('id', id)))) throw notFound(id)
     },
 
     async resume(id) {
-      if (!(await store.resume(nameOf('id', id)))) throw notFound(id)
+      if (!(await store.resume(checkedName('id', id)))) throw notFound(id)
     },
 
     async trigger(id, overrides = {}) {
@@ -130,7 +134,7 @@ export function openSchedules(needs: ScheduleVerbsNeeds): Schedules {
     },
 
     async get(id) {
-      const [row] = await store.list({ id: nameOf('id', id), queue: null, after: null, before: null, limit: 1 })
+      const [row] = await store.list({ id: checkedName('id', id), queue: null, after: null, before: null, limit: 1 })
       return row ? rowOf(row, await nowMs(store)) : null
     },
 
@@ -138,9 +142,9 @@ export function openSchedules(needs: ScheduleVerbsNeeds): Schedules {
       checkFields(filter, ['queue', 'limit', 'after', 'before'])
       const rows = await store.list({
         id: null,
-        queue: filter.queue === undefined ? null : nameOf('queue', filter.queue),
-        after: filter.after === undefined ? null : nameOf('after', filter.after),
-        before: filter.before === undefined ? null : nameOf('before', filter.before),
+        queue: filter.queue === undefined ? null : checkedName('queue', filter.queue),
+        after: filter.after === undefined ? null : checkedName('after', filter.after),
+        before: filter.before === undefined ? null : checkedName('before', filter.before),
         limit: wholeOf('limit', filter.limit ?? 100, 1, LIST_MAX),
       })
       const now = await nowMs(store)
@@ -239,14 +243,14 @@ async function checkDefinition(needs: ScheduleVerbsNeeds, given: ScheduleDefinit
     refuse('options.groupLimit', "1 where overlap is 'queue'", options.groupLimit)
   if (!['none', 'one', 'all'].includes(catchUp)) refuse('catchUp', "'none', 'one' or 'all'", catchUp)
   if (paused !== undefined && typeof paused !== 'boolean') refuse('paused', 'true or false', paused)
-  const startsMs = given.startsAt == null ? null : timeOf('startsAt', given.startsAt)
-  const endsMs = given.endsAt == null ? null : timeOf('endsAt', given.endsAt)
+  const startsMs = given.startsAt == null ? null : edgeOf('startsAt', given.startsAt)
+  const endsMs = given.endsAt == null ? null : edgeOf('endsAt', given.endsAt)
   if (startsMs !== null && endsMs !== null && endsMs <= startsMs) refuse('endsAt', 'after startsAt', given.endsAt)
   return {
     task,
     queue: job.queue,
     row: {
-      id: nameOf('id', given.id ?? task),
+      id: checkedName('id', given.id ?? task),
       cron: plan.expression,
       timeZone,
       payload: job.json,
@@ -268,12 +272,6 @@ async function checkDefinition(needs: ScheduleVerbsNeeds, given: ScheduleDefinit
   }
 }
 
-function nameOf(field: string, value: unknown): string {
-  if (typeof value !== 'string' || value.length < 1 || value.length > NAME_CHARS_MAX || value.includes('\0'))
-    refuse(field, `a string of 1 to ${NAME_CHARS_MAX} characters without U+0000`, value)
-  return value as string
-}
-
 function wholeOf(field: string, value: unknown, min: number, max: number): number {
   if (!Number.isInteger(value) || (value as number) < min || (value as number) > max)
     refuse(field, `a whole number from ${min} to ${max}`, value)
@@ -285,6 +283,12 @@ function timeOf(field: string, value: unknown): number {
   if (typeof ms !== 'number' || !(Math.abs(ms) <= DATE_MS_MAX))
     refuse(field, 'a Date or milliseconds since 1970', value)
   return Math.round(ms as number)
+}
+
+function edgeOf(field: string, value: unknown): number {
+  const ms = timeOf(field, value)
+  if (ms < BEGIN_MS_MIN || ms > END_MS_MAX) refuse(field, 'a time of the years 1 to 9999', value)
+  return ms
 }
 
 function refuse(field: string, rule: string, value: unknown): never {

@@ -160,9 +160,11 @@ test('what is wrong is refused by its name, before anything is written; what onl
       )
     assert.deepEqual(await client.schedules.list(), [])
     await engine()
-    await query(`select millrace.put_schedule('never', 'echo', '0 0 31 2 *')`)
+    await query(`select millrace.put_schedule('never', 'echo', '0 0 30 1 *')`)
+    await query(`update millrace.schedule set cron = '0 0 31 2 *', changed = nextval('millrace.schedule_change')`)
+    await query(`select millrace.put_schedule('other', 'echo', '@yearly')`)
     await until('its error is shown', async () => {
-      const [row] = await query<{ error: string | null }>('select error from millrace.schedules')
+      const [row] = await query<{ error: string | null }>(`select error from millrace.schedules where id = 'never'`)
       return row!.error?.includes('never comes')
     })
   })

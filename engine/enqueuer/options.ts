@@ -116,14 +116,6 @@ export function checkedTemplate(
   nowMs: number,
 ): Template {
   const defaults = known ?? NOTHING_SAID
-  const name = (field: string, value: unknown): string => {
-    if (typeof value !== 'string' || value.length < 1 || value.length > NAME_CHARS_MAX)
-      refuse(field, `a string of 1 to ${NAME_CHARS_MAX} characters`, value)
-    // neither can be stored, and two names that differ only there would become one
-    if ((value as string).includes('\0') || HALF_PAIR.test(value as string))
-      refuse(field, 'free of U+0000 and of half surrogate pairs', value)
-    return value as string
-  }
   const whole = (field: string, value: unknown, min: number, max: number): number => {
     if (!Number.isInteger(value) || (value as number) < min || (value as number) > max)
       refuse(field, `a whole number from ${min} to ${max}`, value)
@@ -154,7 +146,7 @@ export function checkedTemplate(
     refuse('onDuplicate', "'reject' or 'ignore'", options.onDuplicate)
   if (options.ephemeral !== undefined && typeof options.ephemeral !== 'boolean')
     refuse('ephemeral', 'true or false', options.ephemeral)
-  const group = options.group === undefined ? (defaults.group ?? null) : name('group', options.group)
+  const group = options.group === undefined ? (defaults.group ?? null) : checkedName('group', options.group)
   for (const field of ['groupLimit', 'onRetry'] as const)
     if (group === null && options[field] !== undefined)
       refuse(field, 'left out where there is no group', options[field])
@@ -165,8 +157,8 @@ export function checkedTemplate(
       ? (defaults.groupLimit ?? null)
       : whole('groupLimit', options.groupLimit, 1, GROUP_LIMIT_MAX)
   return {
-    task: name('task', task),
-    queue: name('queue', options.queue ?? defaults.queue ?? 'default'),
+    task: checkedName('task', task),
+    queue: checkedName('queue', options.queue ?? defaults.queue ?? 'default'),
     priority: options.priority === undefined ? 0 : whole('priority', options.priority, PRIORITY_MIN, PRIORITY_MAX),
     runAtMs: due !== null && due <= nowMs ? null : due,
     expiresAtMs,
@@ -181,10 +173,20 @@ export function checkedTemplate(
     group,
     groupLimit: group === null ? null : groupLimit,
     onRetry: group === null ? 'block' : (options.onRetry ?? defaults.onRetry ?? 'block'),
-    key: options.idempotencyKey === undefined ? null : name('idempotencyKey', options.idempotencyKey),
+    key: options.idempotencyKey === undefined ? null : checkedName('idempotencyKey', options.idempotencyKey),
     ephemeral: options.ephemeral ?? false,
     meta: options.meta === undefined && trace === null ? null : metaText(options.meta, trace),
   }
+}
+
+/** @throws EngineError VALIDATION naming the field */
+export function checkedName(field: string, value: unknown): string {
+  if (typeof value !== 'string' || value.length < 1 || value.length > NAME_CHARS_MAX)
+    refuse(field, `a string of 1 to ${NAME_CHARS_MAX} characters`, value)
+  // neither can be stored, and two names that differ only there would become one
+  if ((value as string).includes('\0') || HALF_PAIR.test(value as string))
+    refuse(field, 'free of U+0000 and of half surrogate pairs', value)
+  return value as string
 }
 
 /** null would mean: without a transaction, at once. */

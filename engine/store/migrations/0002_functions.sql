@@ -240,20 +240,20 @@ declare
   v_task int;
   v_options json;
 begin
-  if task is null or length(task) not between 1 and 255 then raise exception 'task must have 1 to 255 characters' using errcode = 'MR400'; end if;
-  if length(queue) not between 1 and 255 then raise exception 'queue must have 1 to 255 characters' using errcode = 'MR400'; end if;
+  perform millrace.check_name('task', task);
+  if queue is not null then perform millrace.check_name('queue', queue); end if;
   if priority is null or priority not between -100 and 100 then raise exception 'priority must be from -100 to 100, got %', priority using errcode = 'MR400'; end if;
   if max_attempts not between 1 and 10000 then raise exception 'max_attempts must be from 1 to 10000, got %', max_attempts using errcode = 'MR400'; end if;
   if timeout_ms < 0 then raise exception 'timeout_ms must not be negative, got %', timeout_ms using errcode = 'MR400'; end if;
+  perform millrace.check_moment('run_at', run_at), millrace.check_moment('expires_at', expires_at);
   if expires_at < run_at then raise exception 'expires_at must not be before run_at' using errcode = 'MR400'; end if;
-  if length(group_key) not between 1 and 255 then raise exception 'group_key must have 1 to 255 characters' using errcode = 'MR400'; end if;
+  if group_key is not null then perform millrace.check_name('group_key', group_key); end if;
   if group_limit not between 1 and 1000 then raise exception 'group_limit must be from 1 to 1000, got %', group_limit using errcode = 'MR400'; end if;
   if on_retry not in ('block', 'skip') then raise exception 'on_retry must be block or skip, got %', on_retry using errcode = 'MR400'; end if;
-  if length(idempotency_key) not between 1 and 255 then raise exception 'idempotency_key must have 1 to 255 characters' using errcode = 'MR400'; end if;
+  if idempotency_key is not null then perform millrace.check_name('idempotency_key', idempotency_key); end if;
   payload := coalesce(payload, 'null'::json);
-  if payload::text ~ '(^|[^\\])(\\\\)*\\u0000' then raise exception 'payload must not contain U+0000' using errcode = 'MR400'; end if;
-  if octet_length(payload::text) > 2097152 then raise exception 'payload must have at most 2097152 bytes, got %', octet_length(payload::text) using errcode = 'MR400'; end if;
-  if meta is not null and json_typeof(meta) <> 'object' then raise exception 'meta must be a JSON object' using errcode = 'MR400'; end if;
+  perform millrace.check_json('payload', payload, 2097152);
+  if meta is not null then perform millrace.check_meta('meta', meta); end if;
   select t.id, t.options into v_task, v_options from millrace.task t where t.name = task;
   if v_task is null then v_task := millrace.task_id(task); end if;
   group_key := coalesce(group_key, v_options ->> 'group');
@@ -1006,7 +1006,11 @@ set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
 declare d record; v_held bigint; v_nth int := 0; v_expires timestamptz;
 begin
+  perform millrace.check_moment('expires_at', p_expires_at);
   if p_expires_at <= clock_timestamp() then raise exception 'expires_at must be ahead' using errcode = 'MR400'; end if;
+  if p_per_second is not null and not (p_per_second between 0.01 and 100000) then
+    raise exception 'per_second must be from 0.01 to 100000, got %', p_per_second using errcode = 'MR400';
+  end if;
   if p_expires_at is not null or exists (select from unnest(p_jobs) p(id) join millrace.job j on j.id = p.id where j.expires_at is not null) then
     -- a sweep that has read the old expiry must not meet the job in its new place
     perform pg_advisory_xact_lock(hashtextextended('@schema expiry', 0));

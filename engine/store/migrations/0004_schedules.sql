@@ -13,7 +13,7 @@ create table millrace.schedule (
   id               text primary key check (length(id) between 1 and 255),
   queue_id         int not null,
   task_id          int not null,
-  cron             text not null check (length(cron) between 1 and 255),
+  cron             text not null check (length(cron) between 1 and 600),
   time_zone        text not null default 'UTC' check (length(time_zone) between 1 and 64),
   payload          json not null default '{}',
   -- {priority, maxAttempts, timeoutMs, group, groupLimit, onRetry, retry, ephemeral, meta}
@@ -45,13 +45,16 @@ create table millrace.schedule (
   run_count        bigint not null default 0,
   created_at       timestamptz not null default now(),
   updated_at       timestamptz not null default now(),
-  check (ends_at > starts_at)
+  check (ends_at > starts_at),
+  check (json_typeof(options) = 'object' and octet_length(payload::text) <= 65536),
+  check (starts_at between '0001-01-01 00:00Z' and '10000-01-01 00:00Z' and ends_at between '0001-01-01 00:00Z' and '10000-01-01 00:00Z'),
+  check (isfinite(since) and isfinite(last_scheduled_at) and isfinite(last_decided_at))
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 500);
 
 create table millrace.occurrence (
   schedule_id  text not null,
   -- whole seconds; a manual one has its moment
-  scheduled_at timestamptz not null,
+  scheduled_at timestamptz not null check (isfinite(scheduled_at)),
   decided_at   timestamptz not null,
   node_id      int not null,
   outcome      text not null check (outcome in ('enqueued', 'skipped', 'failed')),

@@ -476,9 +476,10 @@ end $$;
 
 -- Makes or changes one schedule in the caller's own transaction: what is not named gets its default, but for paused,
 -- which stays as it is (null). The default of queue, and of group, groupLimit and onRetry in options, is what the task's
--- published options say now; that of maxAttempts what they say when an occurrence is decided. Engines hear of it with the commit. Answers created, changed or same.
--- options: {priority, maxAttempts, timeoutMs, group, groupLimit, onRetry, ephemeral, meta}. What is no five or six fields is refused
--- here; what only the engine can tell (a day that never comes) stands in the column error of the view schedules.
+-- published options say now; that of maxAttempts what they say when an occurrence is decided. Engines hear of it with the
+-- commit. Answers created, changed or same.
+-- options: {priority, maxAttempts, timeoutMs, group, groupLimit, onRetry, ephemeral, meta}. What only the engine can tell (a
+-- time zone that its Node does not know) stands in the column error of the view schedules.
 -- Errors: SQLSTATE MR400 with the field and the rule.
 create function millrace.put_schedule(
   id text,
@@ -498,36 +499,35 @@ create function millrace.put_schedule(
 ) returns text language plpgsql as $$
 #variable_conflict use_variable
 declare
-  v_options jsonb := coalesce(options::jsonb, '{}');
+  v_options jsonb;
   v_task int;
   v_published json;
   v_key text;
   v_source text;
   v_what text;
 begin
-  if id is null or length(id) not between 1 and 255 then raise exception 'id must have 1 to 255 characters' using errcode = 'MR400'; end if;
-  if task is null or length(task) not between 1 and 255 then raise exception 'task must have 1 to 255 characters' using errcode = 'MR400'; end if;
-  if length(queue) not between 1 and 255 then raise exception 'queue must have 1 to 255 characters' using errcode = 'MR400'; end if;
-  if cron is null or length(cron) > 255 or cron !~* '^\s*(@[a-z]+|[0-9a-z*/,#?-]+(\s+[0-9a-z*/,#?-]+){4,5})\s*$' then
-    raise exception 'cron must be five fields, six with seconds first, or a shorthand such as @hourly, got %', left(cron, 60) using errcode = 'MR400';
-  end if;
-  begin
-    if time_zone is null or length(time_zone) > 64 or time_zone ~ '[<>:;]' then raise exception 'no zone'; end if;
-    perform clock_timestamp() at time zone time_zone;
-  exception when others then
-    raise exception 'time_zone must be a name such as Europe/Berlin, got %', left(time_zone, 60) using errcode = 'MR400';
-  end;
+  perform millrace.check_name('id', id), millrace.check_name('task', task);
+  if queue is not null then perform millrace.check_name('queue', queue); end if;
+  perform millrace.check_cron(cron);
+  perform millrace.check_time_zone(time_zone);
   payload := coalesce(payload, 'null'::json);
-  if payload::text ~ '(^|[^\\])(\\\\)*\\u0000' then raise exception 'payload must not contain U+0000' using errcode = 'MR400'; end if;
-  if octet_length(payload::text) > 65536 then raise exception 'payload must have at most 65536 bytes, got %', octet_length(payload::text) using errcode = 'MR400'; end if;
+  perform millrace.check_json('payload', payload, 65536);
+  options := coalesce(options, '{}'::json);
+  perform millrace.check_json('options', options, 65536);
+  begin
+    v_options := options::jsonb;
+  exception when data_exception then
+    raise exception 'options must be JSON with numbers that can be stored' using errcode = 'MR400';
+  end;
   if jsonb_typeof(v_options) <> 'object' then raise exception 'options must be a JSON object' using errcode = 'MR400'; end if;
   select k into v_key from jsonb_object_keys(v_options) k where k <> all (array['priority', 'maxAttempts', 'timeoutMs', 'group', 'groupLimit', 'onRetry', 'ephemeral', 'meta']) limit 1;
   if found then raise exception 'options must be of priority, maxAttempts, timeoutMs, group, groupLimit, onRetry, ephemeral, meta, got %', left(v_key, 60) using errcode = 'MR400'; end if;
   perform millrace.option_whole(v_options, 'priority', -100, 100), millrace.option_whole(v_options, 'maxAttempts', 1, 10000),
     millrace.option_whole(v_options, 'timeoutMs', 0, 2147483647),
     millrace.option_whole(v_options, 'groupLimit', 1, 1000);
-  if v_options ? 'group' and (jsonb_typeof(v_options -> 'group') <> 'string' or length(v_options ->> 'group') not between 1 and 255) then
-    raise exception 'options.group must be a string of 1 to 255 characters' using errcode = 'MR400';
+  if v_options ? 'group' then
+    if jsonb_typeof(v_options -> 'group') <> 'string' then raise exception 'options.group must be a string of 1 to 255 characters' using errcode = 'MR400'; end if;
+    perform millrace.check_name('options.group', v_options ->> 'group');
   end if;
   if v_options ? 'onRetry' and v_options ->> 'onRetry' is distinct from 'block' and v_options ->> 'onRetry' is distinct from 'skip' then
     raise exception 'options.onRetry must be block or skip' using errcode = 'MR400';
@@ -547,7 +547,16 @@ begin
     raise exception 'options.groupLimit and options.onRetry must be left out without options.group' using errcode = 'MR400';
   end if;
   if v_options ? 'ephemeral' and jsonb_typeof(v_options -> 'ephemeral') <> 'boolean' then raise exception 'options.ephemeral must be true or false' using errcode = 'MR400'; end if;
-  if v_options ? 'meta' and jsonb_typeof(v_options -> 'meta') <> 'object' then raise exception 'options.meta must be a JSON object' using errcode = 'MR400'; end if;
+  if v_options ? 'meta' then perform millrace.check_meta('options.meta', options -> 'meta'); end if;
+  if overlap = 'queue' and (v_options ->> 'groupLimit')::int > 1 then
+    raise exception 'options.groupLimit must be 1 where overlap is queue, got %', v_options ->> 'groupLimit' using errcode = 'MR400';
+  end if;
+  if starts_at not between '0001-01-01 00:00Z' and '10000-01-01 00:00Z' then
+    raise exception 'starts_at must be a time of the years 1 to 9999, got %', starts_at using errcode = 'MR400';
+  end if;
+  if ends_at not between '0001-01-01 00:00Z' and '10000-01-01 00:00Z' then
+    raise exception 'ends_at must be a time of the years 1 to 9999, got %', ends_at using errcode = 'MR400';
+  end if;
   if ends_at <= starts_at then raise exception 'ends_at must be after starts_at' using errcode = 'MR400'; end if;
   if jitter_ms is null or jitter_ms not between 0 and 3600000 then raise exception 'jitter_ms must be from 0 to 3600000, got %', jitter_ms using errcode = 'MR400'; end if;
   if overlap is null or overlap not in ('allow', 'skip', 'queue') then raise exception 'overlap must be allow, skip or queue, got %', left(overlap, 60) using errcode = 'MR400'; end if;
@@ -563,21 +572,12 @@ begin
   return v_what;
 end $$;
 
--- Refuses an option of a schedule that is there and no whole number of this range.
-create function millrace.option_whole(p_options jsonb, p_name text, p_min int, p_max int) returns void language plpgsql immutable as $$
-begin
-  if not p_options ? p_name then return; end if;
-  if jsonb_typeof(p_options -> p_name) = 'number' then
-    if (p_options ->> p_name)::numeric between p_min and p_max and (p_options ->> p_name)::numeric % 1 = 0 then return; end if;
-  end if;
-  raise exception 'options.% must be a whole number from % to %, got %', p_name, p_min, p_max, left(p_options ->> p_name, 60) using errcode = 'MR400';
-end $$;
-
 -- Pauses or resumes a schedule in the caller's own transaction; due times that pass while it is paused are nobody's.
 -- Answers whether there is such a schedule.
 create function millrace.pause_schedule(id text, paused boolean default true) returns boolean language plpgsql as $$
 #variable_conflict use_variable
 begin
+  if paused is null then raise exception 'paused must be true or false' using errcode = 'MR400'; end if;
   update millrace.schedule s set paused = pause_schedule.paused, changed = nextval('millrace.schedule_change'), updated_at = clock_timestamp(),
     since = case when pause_schedule.paused then s.since else clock_timestamp() end
   where s.id = pause_schedule.id and s.paused <> pause_schedule.paused;

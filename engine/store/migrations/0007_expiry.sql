@@ -5,7 +5,7 @@
 create table millrace.expiring (
   first_id bigint primary key,
   count    smallint not null check (count between 1 and 1000),
-  look_at  timestamptz not null
+  look_at  timestamptz not null check (look_at between '1900-01-01 00:00Z' and '10000-01-01 00:00Z')
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 create index expiring_look on millrace.expiring (look_at);
 

@@ -59,11 +59,13 @@ export async function migrate(session: Session, dryRun = false): Promise<Migrati
           hostname(),
         ])
       } catch (error) {
-        if (storeError(error, 'migrate').code === 'STORE_UNREACHABLE') throw error
+        // a lost connection has no SQLSTATE: nothing was wrong with the file
+        const sqlState = (error as { code?: unknown }).code
+        if (typeof sqlState !== 'string' || storeError(error, 'migrate').code === 'STORE_UNREACHABLE') throw error
         throw new EngineError(
           'MIGRATION_FAILED',
           `migration ${file.version} (${file.name}): ${messageOf(error)}`,
-          { version: file.version, sqlState: (error as { code?: string }).code },
+          { version: file.version, sqlState },
           error,
         )
       }

@@ -23,6 +23,9 @@ type NameOf<Tasks> = Extract<keyof Tasks, string>
 export interface Producer<Tasks = Registry> {
   /**
    * Enqueues one job. Resolved means durable; with `options.client` it means written in your transaction.
+   * Rejected means that nothing was written, unless `details.maybeWritten` is true: PostgreSQL's answer was lost and it
+   * could not be asked within `enqueueTimeoutMs` (for an ephemeral job: at all). Only an idempotencyKey makes it safe to
+   * send such a job again.
    * @throws EngineError VALIDATION, INVALID_PAYLOAD, DUPLICATE_TASK (details.jobId), STORE_UNREACHABLE, STORE_TIMEOUT
    */
   enqueue<Name extends NameOf<Tasks>>(task: Name, payload: Tasks[Name], options?: EnqueueOptions): Promise<Enqueued>

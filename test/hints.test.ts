@@ -67,9 +67,10 @@ test('an enqueue that fails may have been written: its own engine looks, as it d
     publishedTasks: async () => new Map(),
     reserveBlocks: async (count: number) => Array.from({ length: count }, (_, at) => 1 + at * 1_000),
     enqueue: async () => {
-      throw new EngineError('STORE_FAILED', 'the answer was lost')
+      throw new EngineError('STORE_UNREACHABLE', 'the answer was lost')
     },
     copyChunks: async () => [],
+    existing: async () => [],
     notify: async () => {},
   }
   const needs = {
@@ -79,7 +80,7 @@ test('an enqueue that fails may have been written: its own engine looks, as it d
     onEnqueued: (ids: readonly number[]) => void told.push(ids),
   }
   const enqueuer = new Enqueuer(needs, { payloadBytesMax: 1_000, enqueueTimeoutMs: 0 })
-  await assert.rejects(enqueuer.enqueue('echo', 1), { code: 'STORE_FAILED' })
+  await assert.rejects(enqueuer.enqueue('echo', 1), { code: 'STORE_UNREACHABLE' })
   assert.deepEqual(told, [[7]])
 })
 

@@ -2,15 +2,17 @@
 // statement flies go together in the next one, without a timer: alone a call waits for nobody, and fifty callers share
 // one commit. Many jobs go by COPY. Inside the caller's transaction it is one statement on the caller's connection.
 //
-// A lost answer is resolved, not guessed: the ids are the primary key, so sending the same jobs again either writes them
-// or says that they are there.
+// A lost answer is resolved, not guessed: the jobs have their ids before they are sent, so after a failure that leaves it
+// open PostgreSQL is asked which of them are there, and only the others are sent again. When it cannot be asked either, the
+// error says `details.maybeWritten`.
 
 import { type Clock, nextTurn } from '../base/clock.ts'
 import { EngineError, refuseUnknown } from '../base/errors.ts'
 import type { ForeignClient } from '../base/foreign-client.ts'
 import { BATCH_JOBS_MAX, CHUNK_JOBS_MAX } from '../base/limits.ts'
 import type { Json } from '../base/task.ts'
-import { backoffMs, isRetryable } from '../store/connection.ts'
+import { backoffMs, isRetryable, storeError } from '../store/connection.ts'
+import { blamesData, mayHaveWritten } from '../store/refusal.ts'
 import type { Duplicate } from '../store/store.ts'
 import type { NewChunk } from '../store/types.ts'
 import {
@@ -39,6 +41,10 @@ const NOTIFY_ALONG_JOBS = 4
 const NOTIFY_MESSAGES_MAX = 100
 /** An id block is thrown away after this, so that ids stay roughly in the order of time. */
 const BLOCK_AGE_MAX_MS = 60_000
+/** A try goes on for so long after the time of its call: PostgreSQL ends it within, and says so. */
+const GRACE_MS = 1_000
+/** What the last question, "which of these jobs are there?", may take when the time of a call is over. */
+const LAST_LOOK_MS = 2_000
 /** Jobs checked before the event loop gets a turn: about 2 ms. */
 const SLICE_JOBS = 2_000
 
@@ -76,8 +82,10 @@ export interface EnqueuerNeeds {
       allOrNothing: boolean,
       client?: ForeignClient,
       notify?: boolean,
+      limitMs?: number,
     ): Promise<Duplicate[]>
-    copyChunks(chunks: readonly NewChunk[]): Promise<Duplicate[]>
+    copyChunks(chunks: readonly NewChunk[], limitMs?: number): Promise<Duplicate[]>
+    existing(ids: readonly number[], limitMs?: number): Promise<number[]>
     /** `toOthers`: this process knows already. */
     notify(message: string, toOthers: boolean): Promise<void>
   }
@@ -141,7 +149,8 @@ export class Enqueuer {
 
   /**
    * Enqueues one job; resolved means durable (or, with `client`, written in your transaction).
-   * @throws EngineError VALIDATION, INVALID_PAYLOAD, DUPLICATE_TASK (details.jobId), STORE_UNREACHABLE, STORE_TIMEOUT
+   * @throws EngineError VALIDATION, INVALID_PAYLOAD, DUPLICATE_TASK (details.jobId), STORE_UNREACHABLE, STORE_TIMEOUT:
+   * nothing was written, unless `details.maybeWritten` is true (the answer was lost, and the question too)
    */
   async enqueue(task: string, payload: unknown, options?: EnqueueOptions): Promise<Enqueued> {
     if (this.#closed) throw new EngineError('STOPPING', 'the engine is stopping and takes no jobs')
@@ -254,11 +263,19 @@ export class Enqueuer {
         throw error
       }
     }
-    const chunks = await this.#chunks(templates, payloads)
     const { store } = this.#needs
+    const untilMs = this.#untilMs()
+    const chunks = client
+      ? await this.#chunks(templates, payloads)
+      : await this.#patiently(untilMs, () => this.#chunks(templates, payloads))
+    const write = (left: readonly NewChunk[], limitMs: number) =>
+      count > COPY_FROM_JOBS ? store.copyChunks(left, limitMs) : store.enqueue(left, true, undefined, false, limitMs)
     const duplicates = client
       ? await store.enqueue(chunks, true, client)
-      : await this.#surely(() => (count > COPY_FROM_JOBS ? store.copyChunks(chunks) : store.enqueue(chunks, true)))
+      : await this.#surely(chunks, untilMs, write).catch((error) => {
+          this.#tellUnsure(chunks, error)
+          throw error
+        })
     if (duplicates.length > 0) {
       const chunk = chunks.find((it) => it.firstId === duplicates[0]!.firstId)
       throw duplicateError(chunk?.key ?? '', duplicates[0]!.heldBy)
@@ -300,9 +317,12 @@ export class Enqueuer {
 
   async #fly(flight: readonly Waiting[]): Promise<void> {
     try {
-      const chunks = await this.#chunks(
-        flight.map((it) => it.template),
-        flight.map((it) => it.payload),
+      const untilMs = this.#untilMs()
+      const chunks = await this.#patiently(untilMs, () =>
+        this.#chunks(
+          flight.map((it) => it.template),
+          flight.map((it) => it.payload),
+        ),
       )
       // a few jobs wake the listeners with their own commit; a flood does it from the side, seldom
       const [only] = chunks
@@ -310,9 +330,11 @@ export class Enqueuer {
         flight.length <= NOTIFY_ALONG_JOBS && chunks.length === 1 && only!.runAtMs === null && !this.#notifying
       let duplicates: Duplicate[]
       try {
-        duplicates = await this.#surely(() => this.#needs.store.enqueue(chunks, false, undefined, notify))
+        duplicates = await this.#surely(chunks, untilMs, (left, limitMs) =>
+          this.#needs.store.enqueue(left, false, undefined, notify, limitMs),
+        )
       } catch (error) {
-        if (notify) this.#needs.onEnqueued?.([only!.queueId], null) // it may have been committed, and our own hint is not heard
+        this.#tellUnsure(chunks, error)
         throw error
       }
       this.#announce(chunks, notify)
@@ -328,23 +350,92 @@ export class Enqueuer {
         }
       }
     } catch (error) {
-      for (const { reject } of flight) reject(error)
+      // one job that PostgreSQL does not take must not cost its neighbours theirs: halves, until it stands alone
+      if (flight.length > 1 && blamesData(error) && !isUnsure(error)) {
+        const half = Math.ceil(flight.length / 2)
+        await this.#fly(flight.slice(0, half))
+        await this.#fly(flight.slice(half))
+      } else for (const { reject } of flight) reject(error)
     }
   }
 
-  /** Tries until it is written or the time is over. Sending again is harmless: the ids are the primary key. */
-  async #surely(write: () => Promise<Duplicate[]>): Promise<Duplicate[]> {
+  // ------------------------------------------------------------------ PostgreSQL is away, or an answer is
+
+  #untilMs(): number {
+    return this.#needs.clock.steadyMs() + this.#settings.enqueueTimeoutMs
+  }
+
+  /** Tries what may be done any number of times, until it is done or the time is over. */
+  async #patiently<T>(untilMs: number, work: () => Promise<T>): Promise<T> {
     const { clock } = this.#needs
-    const until = clock.steadyMs() + this.#settings.enqueueTimeoutMs
     for (let tries = 1; ; tries++) {
       try {
-        return await write()
+        return await work()
       } catch (error) {
-        if (tries > 1 && isJobKeyTaken(error)) return [] // an earlier try had been committed
-        if (!isRetryable(error) || this.#closed || clock.steadyMs() > until) throw error
+        if (!isRetryable(error) || this.#closed || clock.steadyMs() >= untilMs) throw error
         await clock.sleep(backoffMs(tries))
       }
     }
+  }
+
+  /**
+   * Tries until everything is there or the time is over. Whatever a failed try may have written is not sent again. One that
+   * is still under way in PostgreSQL holds up the next at the primary key until it is decided.
+   */
+  async #surely(
+    chunks: readonly NewChunk[],
+    untilMs: number,
+    write: (left: readonly NewChunk[], limitMs: number) => Promise<Duplicate[]>,
+  ): Promise<Duplicate[]> {
+    const { clock } = this.#needs
+    let left = chunks
+    let unsure = false
+    for (let tries = 1; ; tries++) {
+      const limitMs = Math.max(0, untilMs - clock.steadyMs()) + GRACE_MS
+      try {
+        if (unsure) left = await this.#missing(left, limitMs)
+        return left.length === 0 ? [] : await write(left, limitMs)
+      } catch (error) {
+        if (isUnsure(error)) throw error
+        unsure ||= mayHaveWritten(error)
+        const isOver = this.#closed || clock.steadyMs() >= untilMs
+        if (isOver || !isRetryable(error)) {
+          if (!unsure) throw error
+          const missing = await this.#missing(left, LAST_LOOK_MS).catch(() => left)
+          if (missing.length === 0) return []
+          if (isOver || missing.length === left.length) throw unsureError(error)
+          left = missing // what had been under way is decided; the others go on
+        }
+        await clock.sleep(backoffMs(tries))
+      }
+    }
+  }
+
+  /**
+   * The chunks of a statement that are not there: each is written as a whole or not at all, and those that are refused for
+   * their key are decided anew. An ephemeral job that is not there may have been written, run and removed by now.
+   * @throws EngineError with details.maybeWritten when nothing shows whether the transaction of ephemeral jobs was committed
+   */
+  async #missing(chunks: readonly NewChunk[], limitMs: number): Promise<readonly NewChunk[]> {
+    const there = new Set(
+      await this.#needs.store.existing(
+        chunks.map((chunk) => chunk.firstId),
+        limitMs,
+      ),
+    )
+    const missing = chunks.filter((chunk) => !there.has(chunk.firstId))
+    const fleeting = missing.filter((chunk) => chunk.ephemeral)
+    if (fleeting.length === 0 || missing.some((chunk) => !chunk.ephemeral && chunk.key === null)) return missing
+    if (there.size > 0 && fleeting.every((chunk) => chunk.key === null))
+      return missing.filter((chunk) => !chunk.ephemeral) // one transaction: they had been written too
+    throw unsureError(
+      new EngineError('STORE_UNREACHABLE', 'the answer of PostgreSQL was lost, and an ephemeral job leaves no trace'),
+    )
+  }
+
+  /** They may be there, and our own hint is not heard. */
+  #tellUnsure(chunks: readonly NewChunk[], error: unknown): void {
+    if (isUnsure(error)) this.#needs.onEnqueued?.([...new Set(chunks.map((chunk) => chunk.queueId))], null)
   }
 
   /** Tells this process at once, and other nodes by a hint from the side that is coalesced; `told`: they know already. */
@@ -530,10 +621,18 @@ function duplicateError(key: string, heldBy: number): EngineError {
   })
 }
 
-function isJobKeyTaken(error: unknown): boolean {
-  return (
-    error instanceof EngineError &&
-    error.details.sqlState === '23505' &&
-    /^job.*_pkey$/.test(String(error.details.constraint))
+/** The error of a call whose jobs may be there all the same. */
+function unsureError(error: unknown): EngineError {
+  if (isUnsure(error)) return error
+  const { code, message, details } = storeError(error, 'enqueue')
+  return new EngineError(
+    code,
+    `${message}; whether the jobs were written is not known: send them again only with an idempotencyKey`,
+    { ...details, maybeWritten: true },
+    error,
   )
+}
+
+function isUnsure(error: unknown): error is EngineError {
+  return error instanceof EngineError && error.details.maybeWritten === true
 }

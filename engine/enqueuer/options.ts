@@ -55,7 +55,7 @@ export interface EnqueueOptions {
   readonly idempotencyKey?: string
   /** What a taken key means: 'reject' (default) throws DUPLICATE_TASK; 'ignore' answers the existing job's id. */
   readonly onDuplicate?: 'reject' | 'ignore'
-  /** True leaves no trace of a completed job. */
+  /** True leaves no trace of a completed job, so a lost answer to its enqueue cannot be resolved: see `enqueue`. */
   readonly ephemeral?: boolean
   /**
    * Labels that travel with the job, at most 16 KiB. With a tracer of `@opentelemetry/api` the W3C headers of the active

@@ -26,6 +26,8 @@ export interface SessionOptions {
 export interface Statement {
   readonly text: string
   readonly values?: readonly unknown[]
+  /** Longest time for this call, connecting included, in milliseconds; default: what the session allows. */
+  readonly limitMs?: number | undefined
   /** Name of the prepared statement; without one it is parsed each time. */
   readonly name?: string
 }
@@ -134,49 +136,57 @@ export class Session {
 
   /** Runs one statement. @throws EngineError STORE_UNREACHABLE, STORE_TIMEOUT, STORE_FAILED, SCHEMA_MISSING */
   query<Row>(statement: Statement): Promise<Row[]> {
-    return this.exclusive(statement.name ?? 'statement', async (client) => {
-      const { name, ...plain } = statement
-      const config = this.#options.prepared && name !== undefined ? { ...plain, name } : plain
-      const result = await client.query({ ...config, values: statement.values ? [...statement.values] : [] })
-      return result.rows as Row[]
-    })
+    const { name, limitMs, ...plain } = statement
+    return this.exclusive(
+      name ?? 'statement',
+      async (client) => {
+        const config = this.#options.prepared && name !== undefined ? { ...plain, name } : plain
+        const result = await client.query({ ...config, values: statement.values ? [...statement.values] : [] })
+        return result.rows as Row[]
+      },
+      limitMs,
+    )
   }
 
-  /** Runs a statement that is harmless to repeat, up to `tries` times while the failure is a retryable one. */
+  /**
+   * Runs a statement that is harmless to repeat, up to `tries` times while the failure is a retryable one and the time of
+   * one call has not passed.
+   */
   async repeatable<Row>(statement: Statement, tries = 4): Promise<Row[]> {
+    const { clock } = this.#options
+    const untilMs = clock.steadyMs() + (statement.limitMs ?? this.#options.timeoutMs)
     for (let tried = 1; ; tried++) {
       try {
         return await this.query<Row>(statement)
       } catch (error) {
-        if (tried >= tries || !isRetryable(error) || this.#closed) throw error
-        await this.#options.clock.sleep(backoffMs(tried))
+        if (tried >= tries || !isRetryable(error) || this.#closed || clock.steadyMs() >= untilMs) throw error
+        await clock.sleep(backoffMs(tried))
       }
     }
   }
 
   /**
    * The connection for one piece of work; others wait. When the work fails with the transaction open, the connection is
-   * thrown away, which rolls back.
+   * thrown away, which rolls back. `details.sent` of an error is false when the work never began.
    */
-  exclusive<T>(what: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
-    const turn = this.#line.then(() => this.#run(what, work))
+  exclusive<T>(what: string, work: (client: pg.Client) => Promise<T>, limitMs?: number): Promise<T> {
+    const turn = this.#line.then(() => this.#run(what, work, limitMs))
     this.#line = turn.catch(() => {})
     return turn
   }
 
-  async #run<T>(what: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
-    if (this.#closed) throw new EngineError('STOPPING', `${what}: the connection is closed`)
-    const client = this.#client ?? (await this.#connect(what))
+  async #run<T>(what: string, work: (client: pg.Client) => Promise<T>, limitMs = Number.POSITIVE_INFINITY): Promise<T> {
+    if (this.#closed) throw closedError(what)
+    const { clock } = this.#options
+    const untilMs = clock.steadyMs() + limitMs
+    const client = this.#client ?? (await this.#connect(what, limitMs))
     let timer: { cancel(): void } | null = null
     try {
       const timeout = new Promise<never>((_, reject) => {
-        timer = this.#options.clock.after(this.#options.timeoutMs + 1_000, () => {
+        const leftMs = Math.max(1, Math.round(Math.min(untilMs - clock.steadyMs(), this.#options.timeoutMs + 1_000)))
+        timer = clock.after(leftMs, () => {
           this.#discard(client)
-          reject(
-            new EngineError('STORE_TIMEOUT', `${what}: no answer within ${this.#options.timeoutMs + 1_000} ms`, {
-              statement: what,
-            }),
-          )
+          reject(new EngineError('STORE_TIMEOUT', `${what}: no answer within ${leftMs} ms`, { statement: what }))
         })
       })
       return await Promise.race([work(client), timeout])
@@ -191,33 +201,38 @@ export class Session {
     }
   }
 
-  async #connect(what: string): Promise<pg.Client> {
+  async #connect(what: string, limitMs: number): Promise<pg.Client> {
     const { url, name, timeoutMs, prepared, connectTimeoutMs = 10_000 } = this.#options
     const client = new pg.Client({
       connectionString: url,
       application_name: name,
-      connectionTimeoutMillis: connectTimeoutMs,
       keepAlive: true,
       types: TYPES,
     })
     this.#connecting = client
     client.on('error', () => this.#discard(client)) // what was waiting is rejected by the driver
+    const withinMs = Math.max(1, Math.round(Math.min(connectTimeoutMs, limitMs)))
+    let isLate = false
+    const timer = this.#options.clock.after(withinMs, () => {
+      isLate = true
+      this.#discard(client)
+    })
     try {
       await client.connect()
       if (prepared) await client.query(`set statement_timeout = ${Math.floor(timeoutMs)}; set jit = off`)
     } catch (error) {
       client.end().catch(() => {})
-      throw storeError(
-        error,
-        `connect for ${what}`,
-        isLost(client) && typeof (error as { code?: unknown })?.code !== 'string',
-      )
+      const lost = isLost(client) && typeof (error as { code?: unknown })?.code !== 'string'
+      const reason = isLate ? new Error(`no answer within ${withinMs} ms`, { cause: error }) : error
+      const { code, message, details } = storeError(reason, `connect for ${what}`, lost || isLate)
+      throw new EngineError(code, message, { ...details, sent: false }, reason)
     } finally {
+      timer.cancel()
       this.#connecting = null
     }
     if (this.#closed) {
       await endOf(client, this.#options.clock)
-      throw new EngineError('STOPPING', `${what}: the connection is closed`)
+      throw closedError(what)
     }
     this.#client = client
     return client
@@ -243,6 +258,10 @@ export class Session {
     this.#closed = true
     for (const client of [this.#client, this.#connecting]) if (client) this.#discard(client)
   }
+}
+
+function closedError(what: string): EngineError {
+  return new EngineError('STOPPING', `${what}: the connection is closed`, { sent: false })
 }
 
 /** Says goodbye. A server that does not answer is not waited for. */

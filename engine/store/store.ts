@@ -262,13 +262,15 @@ export class Store {
 
   /**
    * Writes chunks in one statement. On `client` (the caller's own transaction) or on a connection of ours.
-   * `notify` wakes the listeners of others with the same commit, where that costs nothing extra. @returns the chunks whose key an unfinished job has.
+   * `notify` wakes the listeners of others with the same commit, where that costs nothing extra. `limitMs`: no answer by
+   * then is an error. @returns the chunks whose key an unfinished job has.
    */
   async enqueue(
     chunks: readonly NewChunk[],
     allOrNothing: boolean,
     client?: ForeignClient,
     notify = false,
+    limitMs?: number,
   ): Promise<Duplicate[]> {
     const [only] = chunks
     if (chunks.length === 1 && isNarrow(only!)) {
@@ -286,6 +288,7 @@ export class Store {
           `[${only!.payloads.join(',')}]`,
           notify ? this.#ownHint(`q${only!.queueId}`) : null,
         ],
+        limitMs,
       })
       return []
     }
@@ -297,6 +300,7 @@ export class Store {
         name: 'enqueue_chunks',
         text: this.#sql('select first_id, held_by from millrace.enqueue_chunks($1::text::json, $2, $3, $4, $5)'),
         values: [chunksJson(chunks, true), plain, keyed, allOrNothing, chunks.some(expires)],
+        limitMs,
       },
       keyed ? 'keys' : 'enqueue',
     )
@@ -306,7 +310,7 @@ export class Store {
 
   #enqueueOn<Row>(
     client: ForeignClient | undefined,
-    statement: { name: string; text: string; values: unknown[] },
+    statement: { name: string; text: string; values: unknown[]; limitMs: number | undefined },
     session: SessionName = 'enqueue',
   ): Promise<Row[]> {
     return client
@@ -315,7 +319,7 @@ export class Store {
   }
 
   /** Writes many jobs by COPY in one transaction. Chunks with keys are refused as a whole when one is taken. */
-  async copyChunks(chunks: readonly NewChunk[]): Promise<Duplicate[]> {
+  async copyChunks(chunks: readonly NewChunk[], limitMs?: number): Promise<Duplicate[]> {
     const plain = chunks.every((chunk) => chunk.runAtMs === null && chunk.group === null)
     const narrow = chunks.every(isNarrow)
     const columns = narrow
@@ -325,7 +329,7 @@ export class Store {
     const keys = chunks
       .filter((chunk) => chunk.key !== null)
       .map((chunk) => ({ q: chunk.queueId, k: chunk.key, j: chunk.firstId }))
-    return this.session(keys.length > 0 ? 'keys' : 'bulk').exclusive('tx copy jobs', async (client) => {
+    const copy = async (client: pg.Client): Promise<Duplicate[]> => {
       await client.query('begin')
       if (keys.length > 0) {
         const taken = await client.query(this.#sql('select job_id, held_by from millrace.take_keys($1)'), [
@@ -342,7 +346,18 @@ export class Store {
         await client.query(this.#sql('select millrace.watch_expiry($1)'), [chunksJson(chunks.filter(expires), false)])
       await client.query('commit')
       return []
+    }
+    return this.session(keys.length > 0 ? 'keys' : 'bulk').exclusive('tx copy jobs', copy, limitMs)
+  }
+
+  /** Of these ids those that jobs have. What is under way in an open transaction is not seen. */
+  async existing(ids: readonly number[], limitMs?: number): Promise<number[]> {
+    const rows = await this.session('ask').repeatable<{ id: number }>({
+      text: this.#sql('select id from millrace.job where id = any ($1)'),
+      values: [ids],
+      limitMs,
     })
+    return rows.map(({ id }) => id)
   }
 
   // ------------------------------------------------------------------ claim and settle

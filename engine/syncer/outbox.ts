@@ -19,8 +19,8 @@ import type { Clock } from '../base/clock.ts'
 import { codeOf, messageOf } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import { RecordFolder } from '../base/record-folder.ts'
+import { blamesData, sqlStateOf } from '../store/refusal.ts'
 import type { Flush } from '../store/types.ts'
-import { blamesData, sqlStateOf } from './refusal.ts'
 
 /** Whose outcomes these are: a node id alone means nothing in another database. */
 export interface OutboxOrigin {

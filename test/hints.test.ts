@@ -59,19 +59,10 @@ test('everybody else is heard at once: clients of the same process, callers with
 test('an enqueue that fails may have been written: its own engine looks, as it does not hear its own hint', async () => {
   const told: (readonly number[])[] = []
   const store = {
-    schema: 's',
-    knownQueueId: () => 7,
-    knownTaskId: () => 3,
-    queueIds: async () => [7],
-    taskIds: async () => [3],
-    publishedTasks: async () => new Map(),
-    reserveBlocks: async (count: number) => Array.from({ length: count }, (_, at) => 1 + at * 1_000),
+    ...STORE,
     enqueue: async () => {
       throw new EngineError('STORE_UNREACHABLE', 'the answer was lost')
     },
-    copyChunks: async () => [],
-    existing: async () => [],
-    notify: async () => {},
   }
   const needs = {
     clock: new ManualClock(),
@@ -84,6 +75,40 @@ test('an enqueue that fails may have been written: its own engine looks, as it d
   assert.deepEqual(told, [[7]])
 })
 
+/** A store that takes everything. */
+const STORE = {
+  schema: 's',
+  knownQueueId: () => 7,
+  knownTaskId: () => 3,
+  queueIds: async () => [7],
+  taskIds: async () => [3],
+  reserveBlocks: async (count: number) => Array.from({ length: count }, (_, at) => 1 + at * 1_000),
+  enqueue: async () => [],
+  copyChunks: async () => [],
+  existing: async () => [],
+  publishedTasks: async () => new Map(),
+  notify: async () => {},
+}
+
 function listening(schema: string): string {
   return `select from pg_stat_activity where query = 'listen "millrace_${schema}"'`
 }
+
+test('a job that was delayed by so little that it is due when it arrives is told as one that is ready', async () => {
+  const told: [readonly number[], number | null][] = []
+  const clock = new ManualClock()
+  const needs = {
+    clock,
+    store: STORE,
+    defaultsOf: () => undefined,
+    onEnqueued: (ids: readonly number[], dueAtMs: number | null) => void told.push([ids, dueAtMs]),
+  }
+  const enqueuer = new Enqueuer(needs, { payloadBytesMax: 1_000, enqueueTimeoutMs: 0 })
+  const nowMs = clock.wallMs()
+  await enqueuer.enqueue('echo', 1, { delayMs: 20 })
+  await enqueuer.enqueue('echo', 1, { delayMs: 20_000 })
+  assert.deepEqual(told, [
+    [[7], nowMs + 20],
+    [[], nowMs + 20_000],
+  ])
+})

@@ -41,6 +41,8 @@ const NOTIFY_ALONG_JOBS = 4
 const NOTIFY_MESSAGES_MAX = 100
 /** An id block is thrown away after this, so that ids stay roughly in the order of time. */
 const BLOCK_AGE_MAX_MS = 60_000
+/** A later job that is due within this is told as one that is ready, too. */
+const SOON_MS = 1_000
 /** A try goes on for so long after the time of its call: PostgreSQL ends it within, and says so. */
 const GRACE_MS = 1_000
 /** What the last question, "which of these jobs are there?", may take when the time of a call is over. */
@@ -287,7 +289,7 @@ export class Enqueuer {
 
   /** The hint to the nodes as a part of the caller's transaction: it is sent when he commits, and only then. */
   async #hintWithin(client: ForeignClient, chunks: readonly NewChunk[]): Promise<void> {
-    const ready = new Set(chunks.filter((chunk) => chunk.runAtMs === null).map((chunk) => chunk.queueId))
+    const ready = new Set(chunks.filter((chunk) => this.#isReadySoon(chunk)).map((chunk) => chunk.queueId))
     const hints = [...ready].slice(0, NOTIFY_MESSAGES_MAX).map((id) => `q${id}`)
     if (chunks.some((chunk) => chunk.runAtMs !== null)) hints.push('s')
     await client.query('select pg_notify($1, hint) from unnest($2::text[]) hint', [
@@ -438,13 +440,19 @@ export class Enqueuer {
     if (isUnsure(error)) this.#needs.onEnqueued?.([...new Set(chunks.map((chunk) => chunk.queueId))], null)
   }
 
+  /** What is due within a moment may have been due already when PostgreSQL put it in its place: it is ready then. */
+  #isReadySoon({ runAtMs }: NewChunk): boolean {
+    return runAtMs === null || runAtMs <= this.#needs.clock.wallMs() + SOON_MS
+  }
+
   /** Tells this process at once, and other nodes by a hint from the side that is coalesced; `told`: they know already. */
   #announce(chunks: readonly NewChunk[], told = false): void {
     const ready = new Set<number>()
     let dueAtMs: number | null = null
-    for (const { queueId, runAtMs } of chunks) {
-      if (runAtMs === null) ready.add(queueId)
-      else dueAtMs = Math.min(dueAtMs ?? runAtMs, runAtMs)
+    for (const chunk of chunks) {
+      const { queueId, runAtMs } = chunk
+      if (this.#isReadySoon(chunk)) ready.add(queueId)
+      if (runAtMs !== null) dueAtMs = Math.min(dueAtMs ?? runAtMs, runAtMs)
     }
     this.#needs.onEnqueued?.([...ready], dueAtMs)
     if (!told) for (const id of ready) this.#unnotified.add(`q${id}`)

@@ -95,7 +95,7 @@ test('[TM-101] a job that fails keeps its turn while it waits for its retry, and
   await withEngines(async (bundle) => {
     const { client, engine, inState, query } = bundle
     await engine()
-    const retrying = await client.enqueue('careful', 1, { group: 'g', maxAttempts: 2 })
+    const retrying = await client.enqueue('careful', 1, { queue: 'default', group: 'g', maxAttempts: 2 })
     const next = await client.enqueue('echo', 2, { group: 'g' })
     await inState(retrying.id, 'retrying')
     assert.equal((await client.console.job(next.id))!.state, 'blocked')

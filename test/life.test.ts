@@ -338,7 +338,7 @@ test('a policy given with the job goes before that of its task', async () => {
   })
 })
 
-test("the task's queue and attempts are the defaults, for an engine and for a client that knows the task", async () => {
+test("the task's queue and attempts are the defaults, for an engine and for a client, whether it has the task or not", async () => {
   await withEngines(async ({ base, engine, inState, another }) => {
     const early = createEngine({ ...base, tasks: TASKS, threads: 1 })
     try {
@@ -360,8 +360,8 @@ test("the task's queue and attempts are the defaults, for an engine and for a cl
         await told.close()
       }
       const job = await inState((await another().enqueue('careful', 1)).id, 'retrying')
-      assert.equal(job.queue, 'default')
-      assert.equal(job.maxAttempts, 3)
+      assert.equal(job.queue, 'special')
+      assert.equal(job.maxAttempts, 7)
     } finally {
       await early.stop()
     }

@@ -535,6 +535,58 @@ test('a job whose lease was lost cannot be completed, nor one whose attempt has 
 )
 
 test(
+  'a key belongs to the job that has it now: who had it before and lets go of it a second time takes it from nobody',
+  LIMIT,
+  () =>
+    withHeld(0, async ({ it, nodeId, connect }) => {
+      const owner = async () =>
+        (await it.query<{ job: number }>('select job_id::float8 as job from millrace.key'))[0]?.job
+      const first = await it.put(1, { key: 'one' })
+      const [chunk] = await it.claim(nodeId)
+      const client = await connect()
+      await client.query('begin')
+      await client.query(completeSql(it.db.schema), [chunk!.leaseId, first, 1, 0, null, null])
+      await client.query('commit') // the key is free, and the flush that counts the job is still to come
+      const next = await it.put(1, { key: 'one' })
+      assert.equal(await owner(), next)
+      const finished = [
+        { leaseId: chunk!.leaseId, jobId: first, queueId: it.queueId, keyed: true, ephemeral: false, group: null },
+      ]
+      await it.store.flush(nodeId, {
+        ...completing(1, nodeId, []),
+        leaseIds: [chunk!.leaseId],
+        leaseDone: [1],
+        finished,
+      })
+      assert.equal(await owner(), next)
+      const [again] = await it.query<{ held: number }>(
+        `select held_by::float8 as held from millrace.take_keys(json_build_array(json_build_object('q', $1::int, 'k', 'one', 'j', 1)))`,
+        [it.queueId],
+      )
+      assert.equal(again!.held, next)
+    }),
+)
+
+test(
+  'a job is completed by the run that holds it alone: another number of run is refused, and writes nothing',
+  LIMIT,
+  () =>
+    withHeld(2, async ({ it, chunk, ids, complete, connect }) => {
+      const client = await connect()
+      const wrong = (run: number) =>
+        client.query(completeSql(it.db.schema), [chunk.leaseId, ids[0], run, 0, null, 'true'])
+      for (const run of [chunk.run - 1, chunk.run + 1])
+        assert.equal(await sqlStateOf(wrong(run)), 'MR409', `run ${run}`)
+      const rows = await it.query(
+        'select (select count(*) from millrace.attempt)::int as attempts, (select count(*) from millrace.completion)::int as completions',
+      )
+      assert.deepEqual(rows, [{ attempts: 0, completions: 0 }])
+      await complete(client, 0)
+      assert.deepEqual(await it.query('select run from millrace.attempt'), [{ run: chunk.run }])
+    }),
+)
+
+test(
   'a rescuer passes by a lease in which a job is being completed, and takes the rest when that is over',
   LIMIT,
   async () => {

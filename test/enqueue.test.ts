@@ -392,6 +392,33 @@ const REFUSED: readonly [string, EnqueueOptions, string][] = [
   ['an option that does not exist', { prio: 1 } as never, 'prio'],
 ]
 
+test('a payload of exactly the limit is taken, and one byte more is refused, whatever its characters', async () => {
+  await withEngines(async ({ another, count, query }) => {
+    const bytesMax = 1_024
+    const client = another({ payloadBytesMax: bytesMax })
+    // as JSON text: a letter is one byte, é two, the euro three, a rocket four; two quotes
+    for (const [letters, bytes] of [
+      ['x', 1],
+      ['\u00e9', 2],
+      ['\u20ac', 3],
+      ['\u{1f680}', 4],
+    ] as const) {
+      const room = bytesMax - 2
+      const full = letters.repeat(Math.floor(room / bytes)) + 'x'.repeat(room % bytes)
+      const [before] = [await count('job')]
+      await client.enqueue('echo', full)
+      await client.enqueueMany('echo', [full, 1])
+      await assert.rejects(client.enqueue('echo', `${full}x`), { code: 'INVALID_PAYLOAD' }, letters)
+      await assert.rejects(client.enqueueMany('echo', [1, `${full}x`]), { code: 'INVALID_PAYLOAD' }, letters)
+      assert.equal((await count('job')) - before!, 3, letters)
+    }
+    const most = 2 * 1_024 * 1_024
+    const sql = (letters: number) => query(`select millrace.enqueue('echo', to_json(repeat('x', $1)))`, [letters])
+    await sql(most - 2)
+    await assert.rejects(sql(most - 1), { code: 'MR400' })
+  })
+})
+
 test('a batch that is none, and an item that is none, are refused', async () => {
   await withEngines(async ({ client, count }) => {
     for (const [batch, field] of [

@@ -119,3 +119,45 @@ test('an inbox behaves as a bounded queue for every sequence of calls', () => {
     }),
   )
 })
+
+test("who was told that a message was not sent is not obeyed later: it is in nobody's hands", async () => {
+  const clock = new ManualClock()
+  const inbox = inboxOf(1, clock, 10)
+  inbox.trySend(1)
+  const second = inbox.send(2)
+  clock.advance(10)
+  assert.equal(await second, false)
+  assert.equal(inbox.tryReceive(), 1)
+  assert.equal(inbox.tryReceive(), undefined)
+  assert.equal(inbox.stats().totalSent, 1)
+})
+
+test('what senders are told is what happens: exactly the messages of those who were told yes arrive, once, in order', async () => {
+  const call = fc.oneof(fc.constant('send' as const), fc.constant('receive' as const), fc.integer({ min: 1, max: 20 }))
+  await fc.assert(
+    fc.asyncProperty(fc.integer({ min: 1, max: 4 }), fc.array(call, { maxLength: 60 }), async (size, calls) => {
+      const clock = new ManualClock()
+      const inbox = inboxOf(size, clock, 10)
+      const told: Promise<boolean>[] = []
+      const received: number[] = []
+      const receive = () => {
+        const message = inbox.tryReceive()
+        if (message !== undefined) received.push(message)
+      }
+      for (const step of calls) {
+        if (step === 'send') told.push(inbox.send(told.length))
+        else if (step === 'receive') receive()
+        else clock.advance(step)
+      }
+      clock.advance(10)
+      while (inbox.depth > 0) receive()
+      const answers = await Promise.all(told)
+      assert.deepEqual(
+        received,
+        answers.flatMap((isSent, message) => (isSent ? [message] : [])),
+      )
+      const { totalSent, timeoutCount } = inbox.stats()
+      assert.deepEqual([totalSent, timeoutCount], [received.length, answers.length - received.length])
+    }),
+  )
+})

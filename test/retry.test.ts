@@ -108,6 +108,17 @@ test('a beat that is 15 s old has missed one interval of 10 s; 5 s have missed n
   assert.equal(missedBeats(60_000, 10_000, 4, 5), 5)
 })
 
+test('a beat that is exactly one interval old has missed that interval, one that is a millisecond younger has not', () => {
+  for (const intervals of [1, 2, 3])
+    for (const already of [0, 1]) {
+      assert.equal(missedBeats(intervals * 10_000, 10_000, already, 5), intervals)
+      assert.equal(missedBeats(intervals * 10_000 - 1, 10_000, already, 5), Math.max(already, intervals - 1))
+    }
+  assert.equal(missedBeats(0, 10_000, 0, 5), 0)
+  assert.equal(missedBeats(-10_000, 10_000, 0, 5), 0, 'a beat of the future')
+  assert.equal(missedBeats(90_000, 10_000, 0, 5), 5, 'no more than are counted')
+})
+
 test('[PS-046] ageing: five minutes of waiting are one level, so old low jobs overtake new high ones in time', () => {
   const low = rankByAge(0, 0)
   assert.ok(rankByAge(2, 9 * MINUTE) < low, 'two levels beat nine minutes')

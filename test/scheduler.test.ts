@@ -143,6 +143,27 @@ test('a job that expired before it could run is a dead letter without a run', ()
   assert.equal(bench.scheduler.stats().held, 0)
 })
 
+test('a job that has expired when it arrives never waits: not for a lane, for its time, or for its note', () => {
+  const bench = schedulerBench({ lanes: 1 })
+  const nowMs = bench.clock.wallMs()
+  runOne(bench) // the only lane is busy from here on
+  bench.scheduler.arrive([
+    chunk(10, 2, { expiresAtMs: nowMs - 1 }),
+    chunk(20, 1, { expiresAtMs: nowMs, dueAtMs: nowMs + 60_000 }),
+    chunk(30, 1, { expiresAtMs: nowMs, rescues: 1 }),
+    chunk(40, 1, { expiresAtMs: nowMs + 1 }),
+  ])
+  assert.deepEqual(
+    bench.outcomes.of('expired').map((item) => item.jobId),
+    [10, 11, 20, 30],
+    'at once, without a turn of the loop',
+  )
+  const { held, pending, prerun, expired } = bench.scheduler.stats()
+  assert.deepEqual({ held, pending, prerun, expired }, { held: 2, pending: 1, prerun: 0, expired: 4 })
+  bench.settle()
+  assert.equal(bench.marks.length, 0, 'nothing is noted about a job that will not run')
+})
+
 test('whether a job has expired is judged by the clock of the database: when it comes, while it waits, and while it runs', () => {
   const MINUTE = 60_000
   const aheadMs = 10 * MINUTE

@@ -89,4 +89,148 @@ export const MUTANTS: readonly Mutant[] = [
     replace: `const LOOK_BACK_S = 0 * DAY_S`,
     test: 'cron: a clock change at, shortly before',
   },
+
+  // What starts, waits and expires by time.
+  {
+    name: 'time: what is surely reached is the upper bound',
+    file: 'engine/store/database-time.ts',
+    find: `return this.#clock.steadyMs() + this.#lowMs
+`,
+    replace: `return this.#clock.steadyMs() + this.#highMs
+`,
+    test: 'database-time: with a slow way',
+  },
+  {
+    name: 'time: what is surely reached is the middle of the bounds',
+    file: 'engine/store/database-time.ts',
+    find: `return this.#clock.steadyMs() + this.#lowMs
+`,
+    replace: `return this.nowMs()
+`,
+    test: 'database-time: surely shows',
+  },
+  {
+    name: 'time: bounds do not widen while clocks drift apart',
+    file: 'engine/store/database-time.ts',
+    find: `Math.max(this.#lowMs - drift, low)`,
+    replace: `Math.max(this.#lowMs, low)`,
+    test: 'database-time: surely shows',
+  },
+  {
+    name: 'early: what was made ahead begins although its time has not come',
+    file: 'engine/occurrences/early.ts',
+    find: `if (lateMs < 0) {`,
+    replace: `if (lateMs < -1e9) {`,
+    test: 'schedules-loop: wait as PreRun, and begin at their time',
+  },
+  {
+    name: 'inbox: a message goes in although its sender was told that it did not',
+    file: 'threads/inbox.ts',
+    find: `        this.#senders.delete(sender)
+        this.#timeoutCount++`,
+    replace: `        this.#timeoutCount++`,
+    test: 'inbox: senders are told',
+  },
+  {
+    name: 'inbox: a sender that was admitted times out all the same',
+    file: 'threads/inbox.ts',
+    find: `          timer.cancel()
+          resolve(isSent)`,
+    replace: `          resolve(isSent)`,
+    test: 'inbox: senders are told',
+  },
+  {
+    name: 'expiry: what has expired waits for a lane first',
+    file: 'engine/scheduler/held-jobs.ts',
+    find: `if (chunk.expiresAtMs !== null && chunk.expiresAtMs <= this.#dueNowMs()) {`,
+    replace: `if (chunk.expiresAtMs !== null && chunk.expiresAtMs < 0) {`,
+    test: 'scheduler: has expired when it arrives',
+  },
+  {
+    name: 'expiry: the moment itself is still in time',
+    file: 'engine/scheduler/held-jobs.ts',
+    find: `if (chunk.expiresAtMs !== null && chunk.expiresAtMs <= this.#dueNowMs()) {`,
+    replace: `if (chunk.expiresAtMs !== null && chunk.expiresAtMs < this.#dueNowMs()) {`,
+    test: 'scheduler: has expired when it arrives',
+  },
+  {
+    name: 'virtual clock: what is due is called in the order in which it was set',
+    file: 'engine/testing/virtual-clock.ts',
+    find: `due.sort((a, b) => a.atMs - b.atMs || a.order - b.order)`,
+    replace: `due.sort((a, b) => a.order - b.order)`,
+    test: 'virtual-clock: what a move makes due',
+  },
+  {
+    name: 'virtual clock: what is due is called in the reverse order',
+    file: 'engine/testing/virtual-clock.ts',
+    find: `due.sort((a, b) => a.atMs - b.atMs || a.order - b.order)`,
+    replace: `due.sort((a, b) => b.atMs - a.atMs || b.order - a.order)`,
+    test: 'virtual-clock: what a move makes due',
+  },
+  {
+    name: 'virtual clock: a cancelled timer fires in the same move',
+    file: 'engine/testing/virtual-clock.ts',
+    find: `for (const pending of due) if (this.#pending.delete(pending)) pending.fn()`,
+    replace: `for (const pending of due) {
+      this.#pending.delete(pending)
+      pending.fn()
+    }`,
+    test: 'virtual-clock: cancelled by a callback',
+  },
+  {
+    name: 'payload: one at the limit is refused',
+    file: 'engine/enqueuer/payload.ts',
+    find: `Buffer.byteLength(text) > bytesMax)`,
+    replace: `Buffer.byteLength(text) >= bytesMax)`,
+    test: 'enqueue: exactly the limit',
+  },
+  {
+    name: 'payload: characters are counted, not bytes',
+    file: 'engine/enqueuer/payload.ts',
+    find: `if (text.length * 3 > bytesMax && Buffer.byteLength(text) > bytesMax)`,
+    replace: `if (text.length > bytesMax)`,
+    test: 'enqueue: exactly the limit',
+  },
+  {
+    name: 'payload: one at the limit is refused by SQL',
+    file: 'engine/store/migrations/0002_functions.sql',
+    find: `if octet_length(payload::text) > 2097152 then`,
+    replace: `if octet_length(payload::text) >= 2097152 then`,
+    test: 'enqueue: exactly the limit',
+  },
+  {
+    name: 'result: one at the limit is refused',
+    file: 'threads/outcome.ts',
+    find: `if (bytes > bytesMax)`,
+    replace: `if (bytes >= bytesMax)`,
+    test: 'pool: one at the limit does not',
+  },
+  {
+    name: 'heartbeat: exactly one interval is not missed yet',
+    file: 'engine/orchestrator/deadline.ts',
+    find: `Math.floor(sinceMs / intervalMs)`,
+    replace: `Math.ceil(sinceMs / intervalMs) - 1`,
+    test: 'retry: exactly one interval',
+  },
+  {
+    name: 'heartbeat: an interval that has begun is missed',
+    file: 'engine/orchestrator/deadline.ts',
+    find: `Math.floor(sinceMs / intervalMs)`,
+    replace: `Math.ceil(sinceMs / intervalMs)`,
+    test: 'retry: exactly one interval',
+  },
+  {
+    name: 'complete: any run may complete the job',
+    file: 'engine/store/migrations/0006_complete.sql',
+    find: `where l.id = complete.lease and c.run = complete.run and`,
+    replace: `where l.id = complete.lease and`,
+    test: 'complete: another number of run',
+  },
+  {
+    name: 'keys: whoever had a key lets go of it for who has it now',
+    file: 'engine/store/migrations/0002_functions.sql',
+    find: `k.key = j.key and k.job_id = j.id;`,
+    replace: `k.key = j.key;`,
+    test: 'complete: belongs to the job that has it now',
+  },
 ]

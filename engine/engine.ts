@@ -36,6 +36,7 @@ import { loadConfig } from './config/load.ts'
 import type { Settings } from './config/settings.ts'
 import type { TaskDefaults } from './enqueuer/options.ts'
 import { Expiry } from './expiry.ts'
+import { JobLog } from './job-log.ts'
 import { Node } from './node.ts'
 import { Schedules } from './occurrences/schedules.ts'
 import { Retention } from './retention.ts'
@@ -116,6 +117,7 @@ class MillraceEngine extends Access {
   #expiry!: Expiry
   #cron!: Schedules
   #retention!: Retention
+  readonly #jobLog: JobLog
   #listener: Listener | null = null
   readonly inbox: Inbox<Message>
   #isInline = false
@@ -129,6 +131,7 @@ class MillraceEngine extends Access {
     super(options)
     this.#tasks = tasks ?? './tasks'
     this.#declared = schedules
+    this.#jobLog = new JobLog({ clock: this.machineClock, log: this.log })
     this.inbox = new Inbox({
       messagesMax: this.settings.inboxMessagesMax,
       sendTimeoutMs: this.settings.inboxSendTimeoutMs,
@@ -189,6 +192,7 @@ class MillraceEngine extends Access {
       await this.#outbox?.close().catch(() => {})
       await this.closeEnqueuer()
       await this.closeStore()
+      this.#jobLog.close()
       throw error
     }
   }
@@ -316,7 +320,8 @@ class MillraceEngine extends Access {
       onSeat: () => this.#claimer.seat(),
       onShutdown: (reason) => this.#stopItself(reason),
       onIteration: (stats) => this.#syncer.recordStats(stats),
-      onJobLog: (chunk, jobId, bytes, start, end) => this.#jobLog(chunk.task, jobId, bytes, start, end),
+      notices: this.#jobLog,
+      onJobLog: (chunk, jobId, bytes, start, end) => this.#jobLog.said(chunk, jobId, bytes, start, end),
     })
     this.#claimer = new Claimer(
       {
@@ -518,23 +523,16 @@ class MillraceEngine extends Access {
   /** It is known by now whether a handler's own transaction completed its job. */
   #doubtSettled(doubt: DoubtItem, committed: boolean): void {
     this.#scheduler.doubtSettled(doubt, committed)
-    const { jobId, run, said } = doubt
-    if (committed && said !== null) this.log.warn({ job: jobId, run, error: said }, 'job.ended_after_completion')
-    else if (!committed && said === null) this.log.warn({ job: jobId, run }, 'job.not_committed')
+    const { jobId, run, otherwise, said } = doubt
+    if (!committed && said !== null) this.#jobLog.doubtFailed(doubt)
+    else if (!committed)
+      this.log[otherwise === 'dead' ? 'error' : 'warn']({ job: jobId, run, end: otherwise }, 'job.not_committed')
+    else if (said !== null) this.log.warn({ job: jobId, run, error: said }, 'job.ended_after_completion')
   }
 
   #stopItself(reason: string): void {
     this.log.error({ reason }, 'engine.stopping_itself')
     this.stop().catch((error) => this.log.error({ error: messageOf(error) }, 'engine.stop_failed'))
-  }
-
-  #jobLog(task: string, jobId: number, bytes: Uint8Array, start: number, end: number): void {
-    const line = JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start).toString()) as {
-      level: 'debug' | 'info' | 'warn' | 'error'
-      facts: Record<string, unknown>
-      event: string
-    }
-    this.log[line.level]({ job: jobId, task, ...line.facts }, line.event)
   }
 
   protected override defaultsOf(task: string): TaskDefaults | undefined {
@@ -706,6 +704,7 @@ class MillraceEngine extends Access {
     await this.closeStore()
     cut.cancel()
     this.#life = 'stopped'
+    this.#jobLog.close()
     const report = { released: this.#scheduler.stats().released - releasedBefore, outboxed: flushed.outboxed }
     this.log.info(report, 'engine.stopped')
     return report

@@ -44,7 +44,7 @@ export class Expiry {
         const done = await expireDue(CHUNKS)
         this.counts.expired += done.expired
         more = done.more
-        if (done.expired > 0) log.info({ jobs: done.expired }, 'jobs.expired')
+        if (done.expired > 0) log.warn({ jobs: done.expired }, 'jobs.expired')
       }
     } catch (error) {
       if (this.counts.errors++ % 100 === 0) log.warn({ error: messageOf(error) }, 'expiry.failed')

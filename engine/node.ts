@@ -242,7 +242,8 @@ export class Node {
     if (done.gone) this.counts.rescuedNodes++
     this.counts.rescuedJobs += done.reopened
     this.counts.poisoned += done.buried
-    log.warn({ node: nodeId, reopened: done.reopened, poisoned: done.buried }, 'node.rescued')
+    const facts = { node: nodeId, reopened: done.reopened, poisoned: done.buried }
+    log[done.buried > 0 ? 'error' : 'warn'](facts, 'node.rescued')
     if (done.reopened > 0) this.#needs.onRescued(done.reopened)
     return done.gone
   }

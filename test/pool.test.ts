@@ -287,7 +287,10 @@ test(
     assert.deepEqual(events, ['started', 'failed'])
     assert.deepEqual([error!.code, error!.message, retryable], ['UNHANDLED_REJECTION', 'left behind', true])
     assert.equal(h.lost[0]!.code, 'THREAD_EXITED')
-    assert.match(h.lost[0]!.message, /job 1000$/)
+    assert.match(h.lost[0]!.message, /job 1000: Error: left behind$/)
+    const { err } = h.logged.find(({ event }) => event === 'thread.lost')!.facts as { err: Record<string, unknown> }
+    assert.equal(err.message, 'left behind')
+    assert.match(err.stack as string, /misbehaved/)
     assert.deepEqual(h.lost[0]!.notTaken, [1, 2, 3])
     assert.equal((await h.run('echo', 'again', 9)).result, 'again')
   }),
@@ -615,15 +618,25 @@ test(
 )
 
 test(
-  'a log line that is too long or not JSON loses its facts, and a progress value that is too long is refused',
+  'log lines keep every fact, errors and values of the message, whatever they are; a progress value that is too long is refused',
   withPool({}, async (h) => {
     const { logs, error } = await h.run('long-winded', null, 0)
     assert.deepEqual(
-      logs.map(({ event, facts }) => [event, Object.keys(facts)]),
+      logs.map(({ level, event, facts }) => [level, event, Object.keys(facts)]),
       [
-        ['long', ['factsDropped']],
-        ['not JSON', ['factsDropped']],
+        ['info', 'long', ['text', 'n']],
+        ['info', 'not JSON', ['n', 'm']],
+        ['error', 'out of it', ['err']],
+        ['warn', 'one of 2', ['args']],
       ],
+    )
+    const err = logs[2]!.facts.err as Record<string, unknown>
+    assert.deepEqual([err.type, err.message, (err.cause as typeof err).message], ['RangeError', 'out of it', 'below'])
+    assert.match(err.stack as string, /behaved/)
+    assert.doesNotMatch(
+      err.stack as string,
+      /task-thread|AsyncLocalStorage/,
+      'lines of the engine tell its author nothing',
     )
     assert.deepEqual([error!.code, error!.type], ['VALIDATION', 'EngineError'])
   }),
@@ -769,7 +782,11 @@ test(
     })
     const other = await new PoolHarness({ modules: urls }).start()
     assert.equal((await other.run('fine', null, 0)).result, 1)
-    await other.until(() => other.logged.some(({ event }) => event === 'thread.stray_error'))
+    const isStray = ({ event }: { event: string }) => event === 'thread.stray_error'
+    await other.until(() => other.logged.some(isStray))
+    const { err } = other.logged.find(isStray)!.facts as { err: Record<string, unknown> }
+    assert.deepEqual([err.type, err.message], ['Error', 'at import'])
+    assert.match(err.stack as string, /stray/)
     assert.deepEqual(other.lost, [])
     await other.stop()
     remove()

@@ -4,11 +4,10 @@
 
 import { EngineError } from '../engine/base/errors.ts'
 import type { ForeignClient } from '../engine/base/foreign-client.ts'
-import type { Log, LogMethod } from '../engine/base/log.ts'
+import type { TaskLog, TaskLogMethod } from '../engine/base/log.ts'
 import type { Json, TaskContext } from '../engine/base/task.ts'
 import type { AbortReason, FeedPiece } from './lanes.ts'
-
-export type LogLevel = 'debug' | 'info' | 'warn' | 'error'
+import { bindingsOf, type Facts, type LogLevel } from './log-line.ts'
 
 /** What a context needs of its thread. */
 export interface ContextHost {
@@ -17,7 +16,8 @@ export interface ContextHost {
   heartbeat(run: JobRun): void
   progress(run: JobRun, value: Json): void
   complete(run: JobRun, client: ForeignClient, result: unknown): Promise<void>
-  log(run: JobRun, level: LogLevel, facts: Record<string, unknown>, event: string): void
+  /** `args`: whatever a method of the log was called with. */
+  log(run: JobRun, level: LogLevel, bindings: Facts, args: readonly unknown[]): void
 }
 
 /** One job that a thread took, until its outcome is reported. */
@@ -64,7 +64,7 @@ export class JobContext implements TaskContext {
   readonly attempt: number
   readonly run: number
   #controller: AbortController | null = null
-  #log: Log | null = null
+  #log: TaskLog | null = null
   #job: TaskContext['job'] | null = null
 
   constructor(host: ContextHost, run: JobRun) {
@@ -99,7 +99,7 @@ export class JobContext implements TaskContext {
     return this.#controller.signal
   }
 
-  get log(): Log {
+  get log(): TaskLog {
     this.#log ??= logOf(this.#host, this.#run, {})
     return this.#log
   }
@@ -134,16 +134,16 @@ export function abortError(reason: AbortReason): EngineError {
   }
 }
 
-function logOf(host: ContextHost, run: JobRun, bindings: Record<string, unknown>): Log {
+function logOf(host: ContextHost, run: JobRun, bindings: Facts): TaskLog {
   const method =
-    (level: LogLevel): LogMethod =>
-    (facts, event) =>
-      host.log(run, level, { ...bindings, ...facts }, event)
+    (level: LogLevel): TaskLogMethod =>
+    (...args: readonly unknown[]) =>
+      host.log(run, level, bindings, args)
   return {
     debug: method('debug'),
     info: method('info'),
     warn: method('warn'),
     error: method('error'),
-    child: (more) => logOf(host, run, { ...bindings, ...more }),
+    child: (more) => logOf(host, run, bindingsOf(bindings, more)),
   }
 }

@@ -10,9 +10,10 @@ import type { ForeignClient } from '../engine/base/foreign-client.ts'
 import { PAYLOAD_SEPARATOR } from '../engine/base/limits.ts'
 import type { Json, TaskDefinition } from '../engine/base/task.ts'
 import { type CompletionNeeds, completeWithin } from './completion.ts'
-import { abortError, type ContextHost, JobContext, JobRun, type LogLevel } from './context.ts'
+import { abortError, type ContextHost, JobContext, JobRun } from './context.ts'
 import type { AbortReason, FeedPiece, ReportSink } from './lanes.ts'
-import { decide, errorText, logText, parsePayload, progressText, resultText } from './outcome.ts'
+import { type Facts, type LogLevel, lineText } from './log-line.ts'
+import { decide, errorText, parsePayload, progressText, resultText } from './outcome.ts'
 
 /** Consecutive jobs run this long before the main thread gets to its other work. */
 const SLICE_MS = 2
@@ -255,7 +256,7 @@ export class InlineLane implements ContextHost {
     if (typeof task?.retry !== 'function' || attempt >= maxAttempts) return null
     const { delayMs, complaint } = decide(task.retry, attempt, thrown)
     // the run has ended, but main reads this before it reads how
-    if (complaint !== null) this.#reports.push(this.#line(run, 'warn', { complaint }, 'retry.undecided'))
+    if (complaint !== null) this.#reports.push(this.#line(run, 'warn', { complaint }, ['retry.undecided']))
     return delayMs
   }
 
@@ -288,12 +289,12 @@ export class InlineLane implements ContextHost {
     return completeWithin(run, client, result, this.#ownCompletion)
   }
 
-  log(run: JobRun, level: LogLevel, facts: Record<string, unknown>, event: string): void {
-    this.#say(run, this.#line(run, level, facts, event))
+  log(run: JobRun, level: LogLevel, bindings: Facts, args: readonly unknown[]): void {
+    this.#say(run, this.#line(run, level, bindings, args))
   }
 
-  #line(run: JobRun, level: LogLevel, facts: Record<string, unknown>, event: string): Report {
-    const bytes = Buffer.from(logText(level, facts, event))
+  #line(run: JobRun, level: LogLevel, bindings: Facts, args: readonly unknown[]): Report {
+    const bytes = Buffer.from(lineText(level, bindings, args))
     return (sink) => sink.log(this.#number, run.slot, run.generation, bytes, 0, bytes.length)
   }
 

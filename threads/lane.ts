@@ -28,6 +28,8 @@ export type LanePhase = 'starting' | 'open' | 'revoked' | 'retiring' | 'dying' |
 export interface Cause {
   readonly code: ErrorCode
   readonly message: string
+  /** The error behind it, described for the log. */
+  readonly error?: Readonly<Record<string, unknown>>
 }
 
 export class Lane {

@@ -152,9 +152,15 @@ export type ToMain =
   /** The thread should be replaced when it has run what it was fed: enough jobs, or a heap that stays high. */
   | { readonly kind: 'retire'; readonly why: string }
   /** The thread takes nothing more and asks to be ended: an error escaped from a job. */
-  | { readonly kind: 'failed'; readonly code: 'THREAD_EXITED'; readonly message: string }
+  | {
+      readonly kind: 'failed'
+      readonly code: 'THREAD_EXITED'
+      readonly message: string
+      /** The error that escaped, described for the log. */
+      readonly error: Readonly<Record<string, unknown>>
+    }
   /** An error that belongs to no job. */
-  | { readonly kind: 'stray'; readonly message: string }
+  | { readonly kind: 'stray'; readonly error: Readonly<Record<string, unknown>> }
   /** The answer to `end`: nothing runs any more. */
   | { readonly kind: 'ended' }
 

@@ -5,9 +5,9 @@ import { EngineError, ERROR_CODES, type ErrorCode, messageOf } from '../engine/b
 import { isDeeper, isUnstorable, JSON_FORMS, lostIn } from '../engine/base/json-text.ts'
 import { JSON_DEPTH_MAX } from '../engine/base/limits.ts'
 import type { RetryDecision } from '../engine/base/retry-policy.ts'
+import { ownStack } from './log-line.ts'
 
 const PROGRESS_BYTES_MAX = 16 * 1024
-const LOG_BYTES_MAX = 8 * 1024
 const STACK_BYTES_MAX = 4 * 1024
 const MESSAGE_BYTES_MAX = 8 * 1024
 const NAME_CHARS_MAX = 200
@@ -88,7 +88,7 @@ export function errorText(thrown: unknown, fallback: ErrorCode = 'TASK_THREW', i
     type: cut(type, NAME_CHARS_MAX),
     message: cut(typeof message === 'string' ? message : textOf(() => String(thrown)), MESSAGE_BYTES_MAX),
   }
-  if (typeof stack === 'string' && stack !== '') error.stack = cut(stack, STACK_BYTES_MAX)
+  if (typeof stack === 'string' && stack !== '') error.stack = cut(ownStack(stack), STACK_BYTES_MAX)
   const details: Record<string, unknown> = {}
   if (code !== ownCode && (typeof ownCode === 'string' || typeof ownCode === 'number'))
     details.code = cut(`${ownCode}`, 200)
@@ -140,27 +140,11 @@ export function progressText(value: unknown): string {
   }
 }
 
-/** A log line as JSON text within its bound; facts that cannot be printed or are too long give way to a note. */
-export function logText(level: string, facts: Record<string, unknown>, event: string): string {
-  const text = jsonOf({ level, event, facts })
-  if (text !== undefined && (text.length * 3 <= LOG_BYTES_MAX || Buffer.byteLength(text) <= LOG_BYTES_MAX)) return text
-  const note = text === undefined ? 'not JSON' : `${Buffer.byteLength(text)} bytes`
-  return JSON.stringify({ level, event: String(event).slice(0, 1_000), facts: { factsDropped: note } })
-}
-
 /** An error of ours about a job: it has no stack, because our own lines tell nobody anything. */
 export function plainError(code: ErrorCode, message: string, details: Record<string, unknown> = {}): EngineError {
   const error = new EngineError(code, message, details)
   error.stack = ''
   return error
-}
-
-function jsonOf(value: unknown): string | undefined {
-  try {
-    return JSON.stringify(value)
-  } catch {
-    return undefined
-  }
 }
 
 function kindOf(value: unknown): string {

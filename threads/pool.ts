@@ -12,13 +12,14 @@ import { Piscina } from 'piscina'
 import type { Clock, Timer } from '../engine/base/clock.ts'
 import { EngineError, type ErrorCode, invariant, messageOf } from '../engine/base/errors.ts'
 import type { Deadline } from '../engine/base/lifecycle.ts'
-import type { Log } from '../engine/base/log.ts'
+import { asErrorFact, type Log } from '../engine/base/log.ts'
 import type { TaskDefinition } from '../engine/base/task.ts'
 import { InlineLane } from './inline-lane.ts'
 import { type Cause, Lane } from './lane.ts'
 import type { AbortReason, Catalog, FeedPiece, LaneLost, Lanes, ReportSink, TaskInfo } from './lanes.ts'
 import { ASLEEP, CONTROL_BYTES, LOAD_STEP, LOADING_FILE, RING_BYTES_DEFAULT, THREAD_ID } from './layout.ts'
 import { describeTask } from './load.ts'
+import { errorFacts } from './log-line.ts'
 import type { LaneArgs, ToMain } from './messages.ts'
 
 export interface ThreadPoolOptions {
@@ -429,10 +430,10 @@ export class ThreadPool implements Lanes {
         return
       case 'failed':
         this.#onChange?.()
-        if (isLoaded(lane)) this.#kill(lane, { code: message.code, message: message.message })
+        if (isLoaded(lane)) this.#kill(lane, { code: message.code, message: message.message, error: message.error })
         return
       case 'stray':
-        log.error({ lane: lane.number, error: message.message }, 'thread.stray_error')
+        log.error({ lane: lane.number, err: asErrorFact(message.error) }, 'thread.stray_error')
         return
       case 'ended':
         lane.isEnded = true
@@ -556,9 +557,10 @@ export class ThreadPool implements Lanes {
     lane.phase = 'gone'
     lane.closeBulk()
     const isOver = this.#phase === 'stopping' || this.#phase === 'stopped'
-    const { code, message } = lane.cause!
+    const { code, message, error } = lane.cause!
     if (!isOver) {
-      this.#options.log.warn({ lane: lane.number, code, reason: message }, 'thread.lost')
+      const err = error === undefined ? {} : { err: asErrorFact(error) }
+      this.#options.log.warn({ lane: lane.number, code, reason: message, ...err }, 'thread.lost')
       const wasShort = this.#options.clock.steadyMs() - place.openedSteadyMs < SHORT_LIFE_MS
       this.#restart(place, wasShort && wasIdle && lane.finished === 0)
     }
@@ -667,5 +669,5 @@ function causeOf(error: Error): Cause {
   const isMemory = (error as { code?: unknown }).code === 'ERR_WORKER_OUT_OF_MEMORY'
   return isMemory
     ? { code: 'THREAD_OUT_OF_MEMORY', message: 'the thread passed its heap limit' }
-    : { code: 'THREAD_EXITED', message: `the thread crashed: ${messageOf(error)}` }
+    : { code: 'THREAD_EXITED', message: `the thread crashed: ${messageOf(error)}`, error: errorFacts(error) }
 }

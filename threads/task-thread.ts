@@ -13,18 +13,19 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { getHeapSpaceStatistics } from 'node:v8'
 import { type MessagePort, receiveMessageOnPort, resourceLimits, threadId } from 'node:worker_threads'
 import { systemClock } from '../engine/base/clock.ts'
-import { type ErrorCode, messageOf } from '../engine/base/errors.ts'
+import type { ErrorCode } from '../engine/base/errors.ts'
 import type { ForeignClient } from '../engine/base/foreign-client.ts'
 import { PAYLOAD_SEPARATOR } from '../engine/base/limits.ts'
 import type { RetryDecision } from '../engine/base/retry-policy.ts'
 import type { Json, TaskDefinition } from '../engine/base/task.ts'
 import { type CompletionNeeds, completeWithin } from './completion.ts'
-import { abortError, type ContextHost, JobContext, JobRun, type LogLevel } from './context.ts'
+import { abortError, type ContextHost, JobContext, JobRun } from './context.ts'
 import type { AbortReason, FeedPiece } from './lanes.ts'
 import { ASLEEP, type LaneMemory, LOAD_STEP, LOADING_FILE, openLaneMemory, THREAD_ID, takeOne } from './layout.ts'
 import { loadTasks } from './load.ts'
+import { errorFacts, type Facts, type LogLevel, lineText } from './log-line.ts'
 import { type LaneArgs, ReportWriter, type ToMain, type ToThread, unpackPieces } from './messages.ts'
-import { decide, errorText, logText, parsePayload, plainError, progressText, resultText } from './outcome.ts'
+import { decide, errorText, parsePayload, plainError, progressText, resultText } from './outcome.ts'
 import { RingWriter } from './ring.ts'
 
 /** Consecutive jobs run this long before the thread looks at its timers and at messages of main. */
@@ -38,6 +39,8 @@ const PROGRESS_EVERY_MS = 50
 /** Log lines of one thread per second; what is beyond is counted and dropped. */
 const LOG_LINES_MAX = 1_000
 const HEAP_CHECK_EVERY_MS = 1_000
+/** Of the reason why a thread ends, which jobs that it takes with it are charged with. */
+const FALL_CHARS_MAX = 1_000
 /**
  * A heap that stays above this share of its limit: better replaced between jobs than dead in one. The rest is room for
  * what one collection of the young space moves over, up to 16 MiB.
@@ -146,7 +149,7 @@ class Lane implements ContextHost {
         for (const [name, task] of tasks) this.#entries.set(name, entryOf(task))
         this.#tell({ kind: 'loaded', catalog })
       },
-      (error) => this.#stopTaking({ kind: 'failed', code: 'THREAD_EXITED', message: messageOf(error) }),
+      (error) => this.#fall('the lane failed', error),
     )
   }
 
@@ -208,7 +211,7 @@ class Lane implements ContextHost {
     try {
       while (this.#step());
     } catch (error) {
-      this.#stopTaking({ kind: 'failed', code: 'THREAD_EXITED', message: `the lane failed: ${messageOf(error)}` })
+      this.#fall('the lane failed', error)
     } finally {
       this.#isPumping = false
     }
@@ -348,7 +351,7 @@ class Lane implements ContextHost {
     const decision = entry?.decision ?? null
     if (decision === null || attempt >= maxAttempts) return null
     const { delayMs, complaint } = this.#owner.run(run, decide, decision, attempt, thrown)
-    if (complaint !== null) this.log(run, 'warn', { complaint }, 'retry.undecided')
+    if (complaint !== null) this.log(run, 'warn', { complaint }, ['retry.undecided'])
     return delayMs
   }
 
@@ -435,7 +438,7 @@ class Lane implements ContextHost {
     for (const run of this.#running.values()) this.#writeProgress(run)
   }
 
-  log(run: JobRun, level: LogLevel, facts: Record<string, unknown>, event: string): void {
+  log(run: JobRun, level: LogLevel, bindings: Facts, args: readonly unknown[]): void {
     const now = systemClock.steadyMs()
     if (now - this.#logWindowMs >= 1_000) {
       this.#logWindowMs = now
@@ -447,13 +450,13 @@ class Lane implements ContextHost {
       return
     }
     this.#logLines++
-    if (!this.#reports.tryLog(run.slot, run.generation, logText(level, facts, event))) this.#logDropped++
+    if (!this.#reports.tryLog(run.slot, run.generation, lineText(level, bindings, args))) this.#logDropped++
   }
 
   #sayDropped(run: JobRun): void {
     const lines = this.#logDropped
     this.#logDropped = 0
-    if (!this.#reports.tryLog(run.slot, run.generation, logText('warn', { lines }, 'log.dropped')))
+    if (!this.#reports.tryLog(run.slot, run.generation, lineText('warn', { lines }, ['log.dropped'])))
       this.#logDropped = lines
   }
 
@@ -483,13 +486,19 @@ class Lane implements ContextHost {
       const now = systemClock.steadyMs()
       if (now - this.#strayMs < 1_000) return
       this.#strayMs = now
-      this.#tell({ kind: 'stray', message: errorText(reason, code).text })
+      this.#tell({ kind: 'stray', error: errorFacts(reason) })
       return
     }
     this.#fail(run, this.#entries.get(run.piece.task) ?? null, reason, code)
     const what = code === 'UNHANDLED_REJECTION' ? 'a rejection' : 'an exception'
-    const message = `${what} that nobody handled escaped from job ${run.piece.firstId + run.index}`
-    this.#stopTaking({ kind: 'failed', code: 'THREAD_EXITED', message })
+    this.#fall(`${what} that nobody handled escaped from job ${run.piece.firstId + run.index}`, reason)
+  }
+
+  /** The thread is to be replaced, because of this error. */
+  #fall(what: string, thrown: unknown): void {
+    const error = errorFacts(thrown)
+    const message = `${what}: ${error.type}: ${error.message}`.slice(0, FALL_CHARS_MAX)
+    this.#stopTaking({ kind: 'failed', code: 'THREAD_EXITED', message, error })
   }
 
   /** Takes no more jobs; tells main why as soon as nothing runs. */

@@ -4,7 +4,7 @@
 import { EngineError, shown } from './errors.ts'
 import type { ForeignClient } from './foreign-client.ts'
 import { GROUP_LIMIT_MAX, MAX_ATTEMPTS_MAX, NAME_CHARS_MAX } from './limits.ts'
-import type { Log } from './log.ts'
+import type { TaskLog } from './log.ts'
 import { type RetryDecision, type RetryPolicy, wrongInRetry } from './retry-policy.ts'
 
 export type { RetryDecision, RetryPolicy }
@@ -30,8 +30,8 @@ export interface TaskContext {
   readonly run: number
   /** Aborts when the deadline passes, the job is cancelled or the engine stops. */
   readonly signal: AbortSignal
-  /** Lines go to the engine's log with the job's id. */
-  readonly log: Log
+  /** Lines go to the engine's log with the job's id. Takes what pino takes: `log.info({ rows }, 'loaded')`, `log.error(error)`. */
+  readonly log: TaskLog
   /** Stores how far the work is (any JSON, at most 16 KiB); the last one wins. Cheap: it is written in batches. */
   progress(value: Json): void
   /** Says "still alive" for a task with `heartbeatMs`; synchronous code may call it too. */

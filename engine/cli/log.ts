@@ -17,6 +17,7 @@ export async function openLog({ level, text, colours, write }: LogOptions): Prom
     base: null,
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (label: string) => ({ level: label }) },
+    serializers: { err: (error: unknown) => error }, // described already, with its cause
   }
   if (!text) {
     const log: Log = pino(options, { write })
@@ -24,7 +25,12 @@ export async function openLog({ level, text, colours, write }: LogOptions): Prom
   }
   const { prettyFactory } = await import('pino-pretty')
   // Not its stream: that one writes later, between other lines.
-  const pretty = prettyFactory({ colorize: colours, translateTime: 'SYS:HH:MM:ss', singleLine: true })
+  const pretty = prettyFactory({
+    colorize: colours,
+    translateTime: 'SYS:HH:MM:ss',
+    singleLine: true,
+    errorLikeObjectKeys: ['err'], // `error` is one line of text
+  })
   const log: Log = pino(options, { write: (line: string) => write(pretty(line)) })
   return log
 }

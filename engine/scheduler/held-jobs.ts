@@ -290,6 +290,7 @@ export class HeldJobs {
     if (!this.step(slot, EVENT.cancel)) return false
     this.counters.cancelled++
     const holding = slots.ref[slot]!
+    this.#needs.notices?.cancelled(holding.chunk, jobId, reason)
     if (slots.lane[slot] === -1) {
       this.#forget(slot, before)
       this.#needs.outcomes.cancelled(holding.chunk, jobId, -1, 0, now.wallMs, reason)
@@ -476,6 +477,7 @@ export class HeldJobs {
       if (slot === GONE) continue
       this.step(slot, EVENT.fail)
       this.#needs.outcomes.expired(holding.chunk, holding.chunk.firstId + i, this.now.wallMs)
+      this.#needs.notices?.expired(holding.chunk, holding.chunk.firstId + i)
       if (counted) this.pending.forget(holding)
       this.end(slot)
       ended++

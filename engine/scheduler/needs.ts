@@ -44,6 +44,8 @@ export interface SchedulerNeeds {
   onSeat?(): void
   /** The message `shutdown` came, or the loop cannot go on: stop the engine. */
   onShutdown?(reason: string): void
+  /** What people should hear of jobs; told within the loop, so it only keeps what it is told. */
+  readonly notices?: Notices
   /** A line of a handler's own log: JSON bytes, valid only during the call. */
   onJobLog?(chunk: ClaimedChunk, jobId: number, bytes: Uint8Array, start: number, end: number): void
   /** Where statistics of an iteration go, at most one call a second. */
@@ -58,6 +60,13 @@ export interface SchedulerNeeds {
 interface LanesWithBell extends Lanes {
   /** Asks for one onDoorbell when reports arrive; false: some are there already. Any drain() takes it back. */
   armDoorbell?(): boolean
+}
+
+interface Notices {
+  /** An attempt failed: the error is JSON bytes, valid only during the call. `delayMs` below 0: a dead letter. */
+  failed(chunk: ClaimedChunk, jobId: number, delayMs: number, bytes: Uint8Array, start: number, end: number): void
+  expired(chunk: ClaimedChunk, jobId: number): void
+  cancelled(chunk: ClaimedChunk, jobId: number, reason: string): void
 }
 
 export interface MarkedJob {

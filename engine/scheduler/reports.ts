@@ -293,12 +293,15 @@ export class Reports implements ReportSink {
     const delayMs = retryDelayMs(policy, chunk.attempt, holding.maxAttempts, retryable, this.#random)
     const timedOut = outcome === OUTCOME.timedOut
     const otherwise = delayMs < 0 ? 'dead' : 'retried'
-    if (!this.#doubts(slot, otherwise, timedOut, bytes, start, end)) this.#count(otherwise, timedOut)
+    const jobId = slots.id[slot]!
+    if (!this.#doubts(slot, otherwise, timedOut, bytes, start, end)) {
+      this.#count(otherwise, timedOut)
+      this.#needs.notices?.failed(chunk, jobId, delayMs, bytes, start, end)
+    }
     if (timedOut) jobs.step(slot, EVENT.time_out)
     jobs.step(slot, delayMs < 0 ? EVENT.fail : EVENT.retry)
     const startedAtMs = slots.startedAtMs[slot]!
     const lane = slots.lane[slot]!
-    const jobId = slots.id[slot]!
     this.#needs.outcomes.failed(
       chunk,
       jobId,

@@ -76,8 +76,10 @@ export const talkative = defineTask({
 export const longWinded = defineTask({
   name: 'long-winded',
   run: (_payload: unknown, { log, progress }: TaskContext) => {
-    log.info({ text: 'x'.repeat(100_000) }, 'long')
-    log.info({ n: 1n }, 'not JSON')
+    log.info({ text: 'x'.repeat(100_000), n: 1 }, 'long')
+    log.info({ n: 1n, m: 2 }, 'not JSON')
+    log.error(new RangeError('out of it', { cause: new Error('below') }))
+    log.warn('%s of %d', 'one', 2, { left: true })
     progress('x'.repeat(20_000))
   },
 })

@@ -97,3 +97,13 @@ export const half = defineTask({ name: 'half', run: () => '\ud800' })
 
 /** Names are only labels. */
 export const odd = defineTask({ name: 'op/test:1 \u{1f680} "x"', run: () => 'odd' })
+
+/** Logs what JSON has no form for. */
+export const says = defineTask({
+  name: 'says',
+  run: (_payload: unknown, { log }: TaskContext) => {
+    log.error(new RangeError('out of it', { cause: new TypeError('below') }))
+    log.child({ part: new Map([['a', 1]]) }).info('%d of %s', 1, 'two', { left: 1n })
+    log.info({ err: 'a text', n: Number.NaN })
+  },
+})

@@ -144,6 +144,8 @@ export interface EngineStats {
   /** Claims that passed over what an old snapshot keeps PostgreSQL from removing. */
   readonly claimsBehind: number
   readonly rescuedJobs: number
+  /** Leases of this engine that it did not know of, because the answer of a claim was lost; their jobs were given back. */
+  readonly strayLeases: number
   /** Jobs in memory, and those of them that run now. */
   readonly held: number
   readonly running: number
@@ -296,6 +298,8 @@ export interface NodeRow {
   readonly silentMs: number
   readonly limitMs: number
   readonly held: number
+  /** Leases whose claim got no answer; the node found them and gave their jobs back. Since it started. */
+  readonly strayLeases: number
 }
 
 /** What the loop of a node was like lately: samples of about one iteration a second, written with a delay. */

@@ -110,6 +110,7 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
           startedAt: row.started_at as Date,
           seenAt: row.seen_at as Date,
           silentMs: Math.max(0, Math.round(row.silent_ms as number)),
+          strayLeases: row.strays as number,
           limitMs: row.limit_ms as number,
           held: row.held as number,
         }),
@@ -563,6 +564,14 @@ async function examine(
       silent > (node.limit_ms as number) ? 'warn' : false,
       'silent beyond its limit; another node reopens its jobs',
     )
+    const strays = node.strays as number
+    if (strays > 0)
+      say(
+        `node ${node.id}, stray leases`,
+        `${strays} since it started`,
+        'warn',
+        'answers to its claims were lost, and it gave the jobs back; look at the network and the pooler',
+      )
   }
   for (const { node_id, host, pid, tasks, names } of await ask('outdated'))
     say(

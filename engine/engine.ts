@@ -49,6 +49,7 @@ import { RetentionStore } from './store/retention-store.ts'
 import { completeSql } from './store/statements.ts'
 import type { Store } from './store/store.ts'
 import type { ClaimedChunk, DoubtItem, Flush } from './store/types.ts'
+import { Strays } from './strays.ts'
 import { Outbox } from './syncer/outbox.ts'
 import { Syncer } from './syncer/syncer.ts'
 import { findTaskFiles, publishedTasks, type TaskFiles, type TaskSource } from './task-files.ts'
@@ -115,6 +116,7 @@ class MillraceEngine extends Access {
   #claimer!: Claimer
   #cancels!: Cancels
   #expiry!: Expiry
+  #strays!: Strays
   #cron!: Schedules
   #retention!: Retention
   readonly #jobLog: JobLog
@@ -186,6 +188,7 @@ class MillraceEngine extends Access {
       await this.#retention?.stop()
       await this.#cancels?.stop()
       await this.#expiry?.stop()
+      await this.#strays?.stop()
       await this.#pool?.stop(deadline).catch(() => {})
       await this.#syncer?.finish(deadline).catch(() => {})
       await this.#node?.stop(true).catch(() => {})
@@ -243,7 +246,8 @@ class MillraceEngine extends Access {
         onFenced: (reason) => this.#fenced(reason),
         onCancels: () => this.#cancels?.ask(),
         onOverdue: () => this.#expiry.sweep(),
-        onRescued: () => this.#claimer?.ready(null),
+        onBeat: () => this.#strays?.look(),
+        onRescued: () => this.#claimer?.returned(),
       },
       { ...settings, version: packageVersion() },
     )
@@ -269,6 +273,20 @@ class MillraceEngine extends Access {
       machineClock,
       log,
     )
+    this.#strays = new Strays(
+      {
+        clock: machineClock,
+        log,
+        store,
+        nodeId: () => (this.#isMember(this.#node.id) ? this.#node.id : 0),
+        addKnown: (leaseIds) => {
+          this.#scheduler.addLeases(leaseIds)
+          this.#syncer.addLeases(leaseIds)
+        },
+        onReopened: () => this.#claimer.returned(),
+      },
+      settings,
+    )
     this.#cron = new Schedules(
       {
         clock,
@@ -285,7 +303,7 @@ class MillraceEngine extends Access {
           serves: (queue, task) => this.#serves(queue, task),
           mayTake: (tasks) => (this.#isMember(this.#node.id) ? this.#scheduler.mayTake(tasks) : 0),
           hold: (chunks, nodeId) => {
-            const isOurs = this.#isMember(nodeId)
+            const isOurs = this.#isMember(nodeId) && this.#strays.admit(chunks).length === chunks.length
             if (isOurs) this.#scheduler.hold(chunks)
             return isOurs
           },
@@ -293,6 +311,7 @@ class MillraceEngine extends Access {
           giveBack: (chunks) => this.#scheduler.giveBack(chunks),
           cancel: (jobId, reason) => void this.#scheduler.cancel(jobId, reason),
         },
+        taking: (take) => this.#strays.taking(take),
         nodeId: () => this.#node.id,
         onEnqueued: (queueIds) => {
           this.#claimer.ready(queueIds)
@@ -328,6 +347,7 @@ class MillraceEngine extends Access {
         clock,
         log,
         store,
+        taking: (take) => this.#strays.taking(take),
         nodeId: () => this.#node.id,
         taskNames: () => this.#catalog.tasks.map((task) => task.name),
         seats: (limits) => this.#scheduler.seats(limits),
@@ -438,11 +458,13 @@ class MillraceEngine extends Access {
 
   /** What was claimed by a node that we are no more is for others to rescue. */
   #arrive(chunks: ClaimedChunk[], nodeId: number): void {
-    if (this.#isMember(nodeId)) {
-      this.#cron.arrived(chunks)
-      this.#scheduler.arrive(chunks)
-      this.#cancels.arrived()
-    } else this.log.warn({ node: nodeId, chunks: chunks.length }, 'claim.too_late')
+    const admitted = this.#isMember(nodeId) ? [...this.#strays.admit(chunks)] : []
+    if (admitted.length < chunks.length)
+      this.log.warn({ node: nodeId, chunks: chunks.length - admitted.length }, 'claim.too_late')
+    if (admitted.length === 0) return
+    this.#cron.arrived(admitted)
+    this.#scheduler.arrive(admitted)
+    this.#cancels.arrived()
   }
 
   #isMember(nodeId: number): boolean {
@@ -469,7 +491,7 @@ class MillraceEngine extends Access {
           await this.#writeAsBefore()
           await this.#node.join()
           this.log.info({ node: this.#node.id }, 'engine.rejoined')
-          this.#claimer.ready(null)
+          this.#claimer.returned()
           void this.#reopen(left)
           void this.#publishAgain(this.#node.id)
           break
@@ -595,6 +617,7 @@ class MillraceEngine extends Access {
       claims: this.#claimer.counts.claims,
       claimsBehind: this.#claimer.counts.behind,
       rescuedJobs: this.#node.counts.rescuedJobs,
+      strayLeases: this.#strays.counts.leases,
       held: scheduler.held,
       running: scheduler.running,
       threads: this.#pool.threadsUp,
@@ -696,6 +719,7 @@ class MillraceEngine extends Access {
     this.#cutShort = null
     await this.#cancels.stop()
     await this.#expiry.stop()
+    await this.#strays.stop() // from here on the outbox may have what is leased to this node
     await this.#listener?.close()
     await this.#pool.stop(new Deadline(this.machineClock, Math.max(200, deadline.leftMs() / 2)))
     const flushed = await this.#syncer.finish(new Deadline(this.machineClock, Math.max(1_500, deadline.leftMs())))
@@ -731,6 +755,7 @@ const NO_STATS: EngineStats = {
   claims: 0,
   claimsBehind: 0,
   rescuedJobs: 0,
+  strayLeases: 0,
   held: 0,
   running: 0,
   threads: 0,

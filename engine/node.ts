@@ -49,6 +49,8 @@ export interface NodeNeeds {
   onCancels(): void
   /** Jobs wait although their time has passed. */
   onOverdue(): void
+  /** This node is alive, says PostgreSQL: a good moment to compare what it holds. */
+  onBeat(): void
   /** Jobs of a dead node are ready again. */
   onRescued(count: number): void
 }
@@ -146,8 +148,13 @@ export class Node {
     this.#stop.abort()
     await this.#loop
     if (!leave || !this.isMember) return
-    const gone = await this.#needs.store.leave(this.#id).catch(() => false)
+    const gone = await this.#leave().catch(() => false)
     if (!gone) this.#needs.log.warn({ node: this.#id }, 'node.left_with_leases')
+  }
+
+  /** What is still leased to this node is of no use to it any more: it goes back, and charges no job. */
+  async #leave(): Promise<boolean> {
+    return (await this.#needs.store.leave(this.#id)) || (await this.reopen(this.#id))
   }
 
   async #run(): Promise<void> {
@@ -189,6 +196,7 @@ export class Node {
       guard = watch() // what follows may take its time, measured from this renewal
       if (cancels) this.#needs.onCancels()
       if (overdue) this.#needs.onOverdue()
+      this.#needs.onBeat()
       // after an outage everybody looks silent: give them the time that we would want
       if (silent.length > 0 && began - this.#steadySinceMs >= nodeLimitMs && (await this.#isDelivered()))
         for (const other of silent) await this.#rescue(other, false, !this.#former.has(other))

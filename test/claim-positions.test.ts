@@ -110,6 +110,8 @@ test('a claim that left nothing passes over what had been dealt a quarter of a s
     { ...at(7), group: 'g' },
     { ...at(7, 0, 2), group: 'g' },
   ]
+  positions.claimed(null, { ...SLOW, nowMs: 900 })
+  assert.ok(!positions.wantsMark(901), 'one slow claim may have been a stall')
   positions.claimed(null, { ...SLOW, queueIds: [1, 2], chunks: grouped, jobs: 2, nowMs: 1_000 })
   assert.ok(positions.wantsMark(1_001))
   positions.mark(500, 1_001)

@@ -42,6 +42,9 @@ function bundle(settings: Partial<ClaimerSettings> = {}) {
     /** Behind what each claim began. */
     afters: [] as (readonly Position[] | null)[],
     claimTakesMs: 0,
+    /** So much longer the next claim waits for a connection, which is no cost of the claim. */
+    reconnectMs: 0,
+    answeredInMs: 0,
     taskIds: [7],
     promotedFrom: [] as (number | null)[],
     promoteTakesMs: 0,
@@ -58,7 +61,9 @@ function bundle(settings: Partial<ClaimerSettings> = {}) {
       async claim(request, after) {
         world.claims.push(request)
         world.afters.push(after)
-        if (after === null) clock.jump(world.claimTakesMs)
+        world.answeredInMs = after === null ? world.claimTakesMs : 0
+        clock.jump(world.answeredInMs + world.reconnectMs)
+        world.reconnectMs = 0
         world.asked.push('claim')
         if (world.failure) throw world.failure
         const count = Math.min(request.jobsMax, world.ready, world.atOnce)
@@ -80,7 +85,8 @@ function bundle(settings: Partial<ClaimerSettings> = {}) {
       async promote(_limit, fromMs) {
         world.promotions++
         world.promotedFrom.push(fromMs)
-        if (fromMs === null) clock.jump(world.promoteTakesMs)
+        world.answeredInMs = fromMs === null ? world.promoteTakesMs : 0
+        clock.jump(world.answeredInMs)
         return { moved: 0, queues: [], nextInMs: world.nextInMs, nowMs: clock.wallMs() }
       },
       async allQueues() {
@@ -89,7 +95,11 @@ function bundle(settings: Partial<ClaimerSettings> = {}) {
       },
       queueIds: async (names) => names.map((_, at) => at + 1),
       taskIds: async () => world.taskIds,
+      get claimAnsweredInMs() {
+        return world.answeredInMs
+      },
     },
+    taking: (take) => take(),
     nodeId: () => 1,
     taskNames: () => ['noop'],
     seats: (limits) => new Map(Object.entries(limits).map(([name, max]) => [name, max - world.seated])),
@@ -164,18 +174,93 @@ test('while claims from the beginning are slow, claims begin behind what was tak
   await stop()
 })
 
+/** Claims one job a step; answers which of the claims began at the beginning. */
+async function claimsFull(
+  { world, claimer, clock, settle }: ReturnType<typeof bundle>,
+  steps: number,
+  everyMs: number,
+): Promise<boolean[]> {
+  const full: boolean[] = []
+  for (let step = 0; step < steps; step++) {
+    clock.advance(everyMs)
+    world.ready = 1
+    claimer.ready([1])
+    await settle()
+    full.push(world.afters.at(-1) === null)
+  }
+  return full
+}
+
+const STILL = { pollMs: 600_000, pollMaxMs: 600_000 }
+
+test('one claim that stalls, or waits for its connection, is no reason to pass over the front of the queue', async () => {
+  for (const [answeredMs, reconnectMs] of [
+    [2_400, 0],
+    [0, 2_400],
+  ] as const) {
+    const it = bundle(STILL)
+    it.claimer.start()
+    await it.settle()
+    await claimsFull(it, 3, 300)
+    it.world.claimTakesMs = answeredMs
+    it.world.reconnectMs = reconnectMs
+    await claimsFull(it, 1, 300)
+    it.world.claimTakesMs = 0
+    assert.deepEqual(new Set(await claimsFull(it, 10, 300)), new Set([true]))
+    await it.stop()
+  }
+})
+
+test('every connection slow for good: the front is passed over for no longer than two seconds', async () => {
+  const it = bundle(STILL)
+  it.claimer.start()
+  await it.settle()
+  it.world.reconnectMs = 0
+  it.world.claimTakesMs = 5_000
+  await claimsFull(it, 4, 300)
+  const full = await claimsFull(it, 40, 300)
+  assert.ok(full.includes(false), 'positions are in use')
+  for (let from = 0; from + 8 <= full.length; from++)
+    assert.ok(full.slice(from, from + 8).includes(true), `none from the beginning in 2.4 s: ${full}`)
+  await it.stop()
+})
+
+test('after a failure, and when jobs have come back, claims begin at the beginning', async () => {
+  for (const upset of ['failure', 'returned'] as const) {
+    const it = bundle(STILL)
+    it.claimer.start()
+    await it.settle()
+    it.world.claimTakesMs = 200
+    await claimsFull(it, 4, 300)
+    assert.deepEqual(await claimsFull(it, 1, 300), [false])
+    if (upset === 'returned') it.claimer.returned()
+    else {
+      it.world.failure = new EngineError('STORE_UNREACHABLE', 'gone')
+      it.claimer.ready([1])
+      await it.settle()
+      it.world.failure = null
+      it.clock.advance(3_000)
+    }
+    await it.settle()
+    assert.equal(it.world.afters.at(-1), null)
+    await it.stop()
+  }
+})
+
 test('while promotions from the beginning are slow they begin a second before the last one, but for one in so many', async () => {
   const { world, clock, claimer, settle, stop } = bundle({ pollMs: 100, pollMaxMs: 100 })
   world.promoteTakesMs = 40
   claimer.start()
   await settle()
-  const firstEndedMs = clock.wallMs()
+  clock.advance(130)
+  await settle()
+  const secondEndedMs = clock.wallMs()
   for (let i = 0; i < 30; i++) {
     clock.advance(130)
     await settle()
   }
-  const [first, second, ...more] = world.promotedFrom
-  assert.deepEqual([first, second], [null, firstEndedMs - 40 - 1_000])
+  const [first, second, third, ...more] = world.promotedFrom
+  assert.deepEqual([first, second, third], [null, null, secondEndedMs - 40 - 1_000], 'one alone may have been a stall')
   const full = more.filter((fromMs) => fromMs === null).length
   assert.ok(full >= 3 && full <= 5, `${full} of ${more.length}`) // 4 s, one a second
   await stop()

@@ -14,6 +14,15 @@ const promotion = (change: Partial<Promotion>): Promotion => ({
   ...change,
 })
 
+/** Two slow ones from the beginning: from then on their cost is believed. */
+function slow(): DueFloor {
+  const floor = new DueFloor()
+  floor.promoted(null, promotion({}))
+  assert.equal(floor.next(10_001), null, 'one alone may have been a stall')
+  floor.promoted(null, promotion({}))
+  return floor
+}
+
 test('as long as promotions are quick, every one is from the beginning', () => {
   const floor = new DueFloor()
   assert.equal(floor.next(0), null)
@@ -24,20 +33,28 @@ test('as long as promotions are quick, every one is from the beginning', () => {
 })
 
 test('a slow one is followed by some that begin a second before it, and by one from the beginning', () => {
-  const floor = new DueFloor()
-  floor.promoted(null, promotion({}))
+  const floor = slow()
   assert.equal(floor.next(10_001), 99_000)
   floor.promoted(99_000, promotion({ atWallMs: 100_500, nowMs: 10_500, tookMs: 1 }))
   assert.equal(floor.next(10_501), 99_500)
   assert.equal(floor.next(11_000), null)
-  floor.promoted(null, promotion({ tookMs: 300, nowMs: 11_000 }))
-  assert.notEqual(floor.next(16_999), null) // a twentieth of the time
-  assert.equal(floor.next(17_000), null)
+  floor.promoted(null, promotion({ tookMs: 80, nowMs: 11_000 }))
+  floor.promoted(null, promotion({ tookMs: 80, nowMs: 11_000 }))
+  assert.notEqual(floor.next(12_599), null) // a twentieth of the time
+  assert.equal(floor.next(12_600), null)
+})
+
+test('however slow they are, one from the beginning follows within two seconds; after clear() at once', () => {
+  const floor = slow()
+  for (let i = 0; i < 2; i++) floor.promoted(null, promotion({ tookMs: 3_000 }))
+  assert.notEqual(floor.next(11_999), null)
+  assert.equal(floor.next(12_000), null)
+  floor.clear()
+  assert.equal(floor.next(10_001), null)
 })
 
 test('what was left of more than one promotion moves is not passed over', () => {
-  const floor = new DueFloor()
-  floor.promoted(null, promotion({}))
+  const floor = slow()
   floor.promoted(99_000, promotion({ atWallMs: 100_500, mayLeave: true, moved: 10_000 }))
   assert.equal(floor.next(10_501), 99_000)
   floor.promoted(null, promotion({ mayLeave: true, moved: 10_000, tookMs: 900 }))

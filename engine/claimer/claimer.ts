@@ -36,7 +36,11 @@ export interface ClaimerNeeds {
     allQueues(): Promise<{ id: number; name: string; paused: boolean }[]>
     queueIds(names: readonly string[]): Promise<number[]>
     taskIds(names: readonly string[]): Promise<number[]>
+    /** What PostgreSQL took for the last claim or promotion, in ms, without connecting. */
+    readonly claimAnsweredInMs: number
   }
+  /** Runs a statement that takes jobs: when its answer is lost, the node has to find out what it took. */
+  taking<T>(take: () => Promise<T>): Promise<T>
   nodeId(): number
   /** Names of the tasks that run here. */
   taskNames(): readonly string[]
@@ -144,6 +148,12 @@ export class Claimer {
     this.#wake()
   }
 
+  /** Jobs have come back to where they were before they were claimed: of a dead node, or of a claim that was lost. */
+  returned(): void {
+    this.#forget()
+    this.ready(null)
+  }
+
   /** A job becomes due in so many ms. */
   dueIn(ms: number): void {
     const at = this.#needs.clock.steadyMs() + ms
@@ -210,21 +220,21 @@ export class Claimer {
       const seq = await this.#needs.store.lastSeq()
       this.#positions.mark(seq, clock.steadyMs())
     }
-    const fromMs = clock.steadyMs()
     // one who takes any task, or one group alone, asks in other ways
-    const from = this.#taskIds === null || this.#settings.onlyGroup !== null ? null : this.#positions.next(fromMs)
+    const from =
+      this.#taskIds === null || this.#settings.onlyGroup !== null ? null : this.#positions.next(clock.steadyMs())
     const chunks: ClaimedChunk[] = []
-    const { jobs, queueIds } = await this.#claimInTurn(wanted, from, chunks)
-    const nowMs = clock.steadyMs()
-    this.#positions.claimed(from, { queueIds, chunks, jobs, mayLeave: this.#fresh, tookMs: nowMs - fromMs, nowMs })
+    const { jobs, queueIds, tookMs } = await this.#claimInTurn(wanted, from, chunks)
+    this.#positions.claimed(from, { queueIds, chunks, jobs, mayLeave: this.#fresh, tookMs, nowMs: clock.steadyMs() })
   }
 
   async #claimInTurn(
     wanted: number,
     from: readonly Position[] | null,
     all: ClaimedChunk[],
-  ): Promise<{ jobs: number; queueIds: number[] }> {
+  ): Promise<{ jobs: number; queueIds: number[]; tookMs: number }> {
     let jobs = 0
+    let tookMs = 0
     const asked: number[] = []
     for (const { queueIds, seats } of this.#turns()) {
       const left = wanted - jobs
@@ -233,11 +243,14 @@ export class Claimer {
         break
       }
       const taken = seats === 0 ? 0 : await this.#claimFrom(queueIds, Math.min(left, seats), from, all)
-      if (seats > 0) asked.push(...queueIds)
+      if (seats > 0) {
+        asked.push(...queueIds)
+        tookMs += this.#needs.store.claimAnsweredInMs
+      }
       if (seats < left && taken >= seats) this.#unseated = true
       jobs += taken
     }
-    return { jobs, queueIds: asked }
+    return { jobs, queueIds: asked, tookMs }
   }
 
   async #claimFrom(
@@ -256,7 +269,8 @@ export class Claimer {
       bytesMax: this.#settings.claimBytesMax,
       group: this.#settings.onlyGroup,
     }
-    const chunks = await this.#needs.store.claim(request, after)
+    const { store, taking } = this.#needs
+    const chunks = await taking(() => store.claim(request, after))
     let jobs = 0
     for (const chunk of chunks) {
       jobs += chunk.count
@@ -300,7 +314,7 @@ export class Claimer {
 
   /** Takes what becomes due soon; what there is no room for becomes due like everything. */
   async #claimAhead(): Promise<void> {
-    const { clock, store } = this.#needs
+    const { clock, store, taking } = this.#needs
     this.#aheadAtMs = Number.POSITIVE_INFINITY
     const wanted = Math.min(this.#needs.wanted(), this.#settings.claimJobsMax)
     if (this.#leadMs === 0 || wanted === 0 || this.#queueIds.length === 0) return
@@ -308,17 +322,15 @@ export class Claimer {
     this.#dueAtMs = Number.POSITIVE_INFINITY // what is taken now does not become due there; what is left is told
     const nodeId = this.#needs.nodeId()
     this.#claimingAs = nodeId
-    const { chunks, nextInMs } = await store.claimAhead(
-      {
-        nodeId,
-        queueIds: this.#queueIds.filter((id) => !this.#limited.has(id)), // those have seats, not time
-        taskIds: this.#taskIds,
-        jobsMax: wanted,
-        bytesMax: this.#settings.claimBytesMax,
-      },
-      this.#leadMs,
-      this.#dueFloor.next(clock.steadyMs()),
-    )
+    const request = {
+      nodeId,
+      queueIds: this.#queueIds.filter((id) => !this.#limited.has(id)), // those have seats, not time
+      taskIds: this.#taskIds,
+      jobsMax: wanted,
+      bytesMax: this.#settings.claimBytesMax,
+    }
+    const fromMs = this.#dueFloor.next(clock.steadyMs())
+    const { chunks, nextInMs } = await taking(() => store.claimAhead(request, this.#leadMs, fromMs))
     this.counts.claims++
     for (const { count } of chunks) this.counts.ahead += count
     if (nextInMs !== null) this.#dueIs(clock.steadyMs() + Math.max(0, nextInMs))
@@ -334,21 +346,19 @@ export class Claimer {
   }
 
   async #promote(): Promise<void> {
-    const { clock } = this.#needs
+    const { clock, store } = this.#needs
     this.#dueAtMs = Number.POSITIVE_INFINITY
     this.#aheadAtMs = Number.POSITIVE_INFINITY
-    const fromMs = clock.steadyMs()
-    const from = this.#dueFloor.next(fromMs)
-    const { moved, queues, nextInMs, nowMs: atWallMs } = await this.#needs.store.promote(PROMOTE_JOBS, from)
-    const nowMs = clock.steadyMs()
-    const tookMs = nowMs - fromMs
+    const from = this.#dueFloor.next(clock.steadyMs())
+    const { moved, queues, nextInMs, nowMs: atWallMs } = await store.promote(PROMOTE_JOBS, from)
+    const tookMs = store.claimAnsweredInMs
     // its clock was read at its end
     this.#dueFloor.promoted(from, {
       moved,
       mayLeave: moved >= PROMOTE_JOBS,
       atWallMs: atWallMs - tookMs,
       tookMs,
-      nowMs,
+      nowMs: clock.steadyMs(),
     })
     this.counts.promoted += moved
     if (moved > 0) this.ready(queues)
@@ -370,16 +380,23 @@ export class Claimer {
     this.#queueIds = queues ? await store.queueIds(queues) : (await store.allQueues()).map((queue) => queue.id)
     const taskIds = claimUnknown ? null : await store.taskIds(this.#needs.taskNames())
     // what was passed over so far may be for us now
-    if (taskIds?.join() !== this.#taskIds?.join()) this.#positions.clear()
+    if (taskIds?.join() !== this.#taskIds?.join()) this.#forget()
     this.#taskIds = taskIds
     const limited = Object.keys(queueConcurrency ?? {})
     const ids = limited.length === 0 ? [] : await store.queueIds(limited)
     this.#limited = new Map(ids.map((id, at) => [id, limited[at]!]))
   }
 
+  /** Everything is looked for from the beginning again. */
+  #forget(): void {
+    this.#positions.clear()
+    this.#dueFloor.clear()
+  }
+
   #afterFailure(error: unknown): number {
     this.counts.errors++
     this.#fresh = true
+    this.#forget()
     if (error instanceof EngineError && error.code === 'NODE_FENCED') {
       this.#needs.onFenced(this.#claimingAs)
       return backoffMs(3)

@@ -10,7 +10,10 @@
 // A job may still become visible behind such a position: its transaction took long, or its holder gave it back in its
 // place. A position is used when it is LAG_MS old, so that what is just being committed is not passed over; what is later
 // than that is found by the next claim from the beginning. That one follows within FULL_EVERY_MS, or within the time in
-// which its cost is a twentieth of all; sooner when there seems to be nothing left.
+// which its cost is a twentieth of all, but never later than FULL_EVERY_MAX_MS; sooner when there seems to be nothing left.
+//
+// The cost of a claim from the beginning is what the cheaper of the last two took: a single slow answer may be a stall of
+// the network or of the server, which says nothing about dead rows.
 
 import type { Position } from '../store/types.ts'
 
@@ -20,6 +23,8 @@ const SLOW_MS = 10
 const JOB_MS = 0.05
 const LAG_MS = 250
 const FULL_EVERY_MS = 1_000
+/** However much it costs: jobs before the positions wait no longer than this. */
+const FULL_EVERY_MAX_MS = 2_000
 const FULL_SHARE = 20
 /** The same when a claim behind the positions came back empty. */
 const FULL_SHARE_EMPTY = 5
@@ -41,6 +46,7 @@ export interface Claim {
   readonly jobs: number
   /** It took as much as it was to take: there may be more. */
   readonly mayLeave: boolean
+  /** Time of PostgreSQL's answers, without reconnects. */
   readonly tookMs: number
   readonly nowMs: number
 }
@@ -55,19 +61,22 @@ export class ClaimPositions {
   #young: Seqs = new Map()
   #youngFromMs = 0
   #fullAtMs = 0
+  /** The cheaper of the last two claims from the beginning, and the last one. */
   #fullTookMs = 0
+  #lastFullTookMs = 0
   #wasEmpty = false
   #mark = { seq: 0, atMs: 0 }
   /** The mark before, LAG_MS older at least. */
   #oldMark = 0
 
-  /** Forgets everything: what this node may claim has changed. */
+  /** Forgets everything: what this node may claim has changed, or jobs may have come back to where they were. */
   clear(): void {
     this.#known = new Map()
     this.#ripening = new Map()
     this.#young = new Map()
     this.#oldMark = 0
     this.#fullTookMs = 0
+    this.#lastFullTookMs = 0
   }
 
   /** It is time to tell the last number that was dealt. */
@@ -87,7 +96,7 @@ export class ClaimPositions {
     const againMs = this.#wasEmpty
       ? this.#fullTookMs * FULL_SHARE_EMPTY
       : Math.max(FULL_EVERY_MS, this.#fullTookMs * FULL_SHARE)
-    if (nowMs - this.#fullAtMs >= againMs) return null
+    if (nowMs - this.#fullAtMs >= Math.min(againMs, FULL_EVERY_MAX_MS)) return null
     const positions: Position[] = []
     for (const [queueId, ranks] of this.#known)
       for (const [rank, seq] of ranks) if (seq > 0) positions.push({ queueId, rank, seq })
@@ -100,7 +109,9 @@ export class ClaimPositions {
     this.#wasEmpty = jobs === 0
     if (from === null) {
       this.#fullAtMs = nowMs
-      this.#fullTookMs = claim.tookMs - jobs * JOB_MS
+      const tookMs = claim.tookMs - jobs * JOB_MS
+      this.#fullTookMs = Math.min(tookMs, this.#lastFullTookMs)
+      this.#lastFullTookMs = tookMs
       if (claim.mayLeave) this.#stepBack(chunks)
     }
     this.#ripen(nowMs)

@@ -38,6 +38,8 @@ export interface EarlyNeeds {
     noteBegun(made: readonly Made[], lateMs: number): Promise<void>
   }
   readonly jobs: EarlyJobs
+  /** Runs a statement that takes jobs: when its answer is lost, the node has to find out what it took. */
+  taking<T>(take: () => Promise<T>): Promise<T>
   /** The loop's runs follow the jobs that are made for them. */
   readonly runs: { bindRun(runId: string, jobId: number): boolean }
   nodeId(): number
@@ -205,13 +207,15 @@ export class Early {
   }
 
   async #prepare(batch: Batch, mine: readonly (readonly [string, Entry])[]): Promise<void> {
-    const { jobs, runs, store } = this.#needs
+    const { jobs, runs, store, taking } = this.#needs
     for (let from = 0; from < mine.length; from += PREPARE_ITEMS_MAX) {
       const some = mine.slice(from, from + PREPARE_ITEMS_MAX)
-      const made = await store.prepare(
-        batch.nodeId,
-        some.map(([, entry]) => ({ scheduleId: entry.id, scheduledAtMs: batch.atMs, revision: entry.revision })),
-      )
+      const items = some.map(([, entry]) => ({
+        scheduleId: entry.id,
+        scheduledAtMs: batch.atMs,
+        revision: entry.revision,
+      }))
+      const made = await taking(() => store.prepare(batch.nodeId, items))
       // the first answer's number: what changed between two of them is asked about too
       if (from === 0) batch.change = made.change
       for (const n of made.taken) batch.taken.add(some[n]![0])

@@ -70,6 +70,7 @@ export interface SchedulesNeeds {
   } & EarlyNeeds['store']
   /** What holds jobs that are made ahead. */
   readonly jobs: EarlyNeeds['jobs']
+  readonly taking: EarlyNeeds['taking']
   /** The loop's side of the runs. */
   readonly runs: {
     indexChanged(): void

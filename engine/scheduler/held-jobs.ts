@@ -135,6 +135,16 @@ export class HeldJobs {
     return seats
   }
 
+  /** Adds the leases of every job that is held. Looks at all of them: asked once per beat. */
+  addLeases(leaseIds: Set<number>): void {
+    let last = -1 // neighbours mostly share their lease: saves the set
+    for (const slot of this.slots.all()) {
+      const { leaseId } = this.slots.ref[slot]!.chunk
+      if (leaseId !== last) leaseIds.add(leaseId)
+      last = leaseId
+    }
+  }
+
   /** Jobs that are with a lane. */
   get outstanding(): number {
     let sum = 0

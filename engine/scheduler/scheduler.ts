@@ -227,6 +227,11 @@ export class Scheduler {
     return this.#jobs.held
   }
 
+  /** Adds the leases of every job that is here. */
+  addLeases(leaseIds: Set<number>): void {
+    this.#jobs.addLeases(leaseIds)
+  }
+
   stats(): SchedulerStats {
     const jobs = this.#jobs
     let running = 0

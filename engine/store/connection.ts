@@ -125,6 +125,7 @@ export class Session {
   #closed = false
   /** On its way up. */
   #connecting: pg.Client | null = null
+  #answeredInMs = 0
 
   constructor(options: SessionOptions) {
     this.#options = options
@@ -134,6 +135,11 @@ export class Session {
     return this.#options
   }
 
+  /** What the last statement of query() took from its sending to its answer, in ms; connecting is not counted. */
+  get answeredInMs(): number {
+    return this.#answeredInMs
+  }
+
   /** Runs one statement. @throws EngineError STORE_UNREACHABLE, STORE_TIMEOUT, STORE_FAILED, SCHEMA_MISSING */
   query<Row>(statement: Statement): Promise<Row[]> {
     const { name, limitMs, ...plain } = statement
@@ -141,7 +147,9 @@ export class Session {
       name ?? 'statement',
       async (client) => {
         const config = this.#options.prepared && name !== undefined ? { ...plain, name } : plain
+        const sentMs = this.#options.clock.steadyMs()
         const result = await client.query({ ...config, values: statement.values ? [...statement.values] : [] })
+        this.#answeredInMs = this.#options.clock.steadyMs() - sentMs
         return result.rows as Row[]
       },
       limitMs,

@@ -379,6 +379,11 @@ export class Store {
     return this.chunksOf(rows)
   }
 
+  /** What PostgreSQL took for the last claim or promotion, in ms: from its sending to its answer, without connecting. */
+  get claimAnsweredInMs(): number {
+    return this.session('claim').answeredInMs
+  }
+
   /** The number that was dealt last to what is ready: no row that is visible now has a higher one. */
   async lastSeq(): Promise<number> {
     const rows = await this.session('claim').query<{ seq: number }>({
@@ -695,6 +700,34 @@ export class Store {
       text: this.#sql('select reopened, buried, gone from millrace.rescue($1, $2, $3, $4)'),
       values: [nodeId, rescuesMax, sure, blames],
     })
+    return rows[0] ?? null
+  }
+
+  /** The leases of a node, a thousand at most, that are not among those it knows. Index: lease_node. */
+  async strayLeases(nodeId: number, known: readonly number[]): Promise<number[]> {
+    const rows = await this.session('beat').query<{ id: number }>({
+      name: 'stray_leases',
+      text: this.#sql(`select l.id from millrace.lease l where l.node_id = $1
+        and not exists (select from unnest($2::bigint[]) k(id) where k.id = l.id) limit 1000`),
+      values: [nodeId, known],
+    })
+    return rows.map((row) => row.id)
+  }
+
+  /**
+   * Gives the jobs of stray leases back; `held`: the node had them and lost track of them, which is charged. Harmless to
+   * repeat. Null when the node was declared dead. Not on the connection of the beat, because it may wait for a group.
+   */
+  async reopenStrays(
+    nodeId: number,
+    leaseIds: readonly number[],
+    rescuesMax: number,
+    held: boolean,
+  ): Promise<{ leases: number; reopened: number; buried: number } | null> {
+    const rows = await this.ask<{ leases: number; reopened: number; buried: number }>(
+      'select leases, reopened, buried from millrace.reopen_strays($1, $2, $3, $4)',
+      [nodeId, leaseIds, rescuesMax, held],
+    )
     return rows[0] ?? null
   }
 

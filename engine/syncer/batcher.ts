@@ -130,6 +130,14 @@ export class Batcher<P extends Page> {
     return this.buffered + this.#channelCount + (this.#writing?.page.count ?? 0)
   }
 
+  /** Every page that is not settled yet. */
+  *pages(): Iterable<P> {
+    yield this.#open
+    for (const entry of this.#sealed) yield entry.page
+    for (const entry of this.#channel) yield entry.page
+    if (this.#writing !== null) yield this.#writing.page
+  }
+
   get heldBytes(): number {
     return this.#sealedBytes + this.#open.bytes + this.#channelBytes + (this.#writing?.page.bytes ?? 0)
   }

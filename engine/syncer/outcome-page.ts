@@ -43,6 +43,11 @@ export class OutcomePage implements Page, OutcomesOf<'completed' | 'failed' | 'c
     return this.#rows.count + this.#rowless + this.#running.size
   }
 
+  /** The leases that it is about. */
+  get leaseIds(): readonly number[] {
+    return this.#leaseIds
+  }
+
   get bytes(): number {
     return this.#rows.bytes + this.#itemBytes
   }

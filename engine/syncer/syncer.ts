@@ -139,6 +139,8 @@ export class Syncer implements Part {
   #no = 0
   /** What the flush in progress still has to write, the part that is being sent first. */
   #remaining: Flush[] = []
+  /** The lease of an outcome that was refused and has no substitute yet. */
+  #burying: number | null = null
   /** Outcomes refused one by one, substitutes included, since the last one that was taken. */
   #refusedInARow = 0
   /** Jobs whose handlers' own transactions are not over: asked about again and again. */
@@ -296,6 +298,14 @@ export class Syncer implements Part {
     }
   }
 
+  /** Adds the leases of every outcome that is not settled yet. */
+  addLeases(leaseIds: Set<number>): void {
+    for (const page of this.#updates.pages()) for (const id of page.leaseIds) leaseIds.add(id)
+    for (const flush of this.#remaining) for (const id of flush.leaseIds) leaseIds.add(id)
+    for (const unit of this.#open) leaseIds.add(unit.leaseId)
+    if (this.#burying !== null) leaseIds.add(this.#burying)
+  }
+
   /** What was asked for and has not begun yet: 'size', 'time' or 'asked'. */
   get flushSignal(): { updates: string | null; stats: string | null } {
     return { updates: this.#updates.signal, stats: this.#stats.signal }
@@ -439,11 +449,13 @@ export class Syncer implements Part {
     const nodeId = this.#needs.nodeId()
     const facts: Record<string, unknown> = { jobId, leaseId, code: codeOf(error), sqlState, error: message }
     this.#dead++
+    this.#burying = leaseId
     try {
       await this.#outbox.putDead({ atMs: this.#clock.wallMs(), nodeId, leaseId, jobId, sqlState, message, flush })
     } catch (outboxError) {
       facts.outboxError = messageOf(outboxError)
     }
+    this.#burying = null
     this.#log.error(facts, 'failed to write job run update')
     if (this.#cut.signal.aborted) return
     this.#refusedInARow++

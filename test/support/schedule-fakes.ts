@@ -249,6 +249,7 @@ export function scheduleBench(
         cancel: (jobId, reason) => void bench.scheduler.cancel(jobId, reason),
       },
       nodeId: () => 1,
+      taking: (take) => take(),
       onEnqueued: () => {
         if (!self.claims) return
         for (const { jobId } of store.decided.values()) {

@@ -41,7 +41,9 @@ create table millrace.node (
   limit_ms   int not null check (limit_ms >= 1000),
   state      text not null default 'live' check (state in ('live', 'quiet')),
   started_at timestamptz not null default now(),
-  seen_at    timestamptz not null default now()
+  seen_at    timestamptz not null default now(),
+  -- leases of its own that it did not know of, and reopened (see reopen_strays)
+  strays     int not null default 0
 ) with (fillfactor = 50);
 
 -- The number of the last flush that a node committed: makes a retry after a lost COMMIT answer harmless.

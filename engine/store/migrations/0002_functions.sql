@@ -801,28 +801,18 @@ begin
     exists (select from millrace.expiring x where x.look_at <= clock_timestamp());
 end $$;
 
--- Reopens everything that a dead node held, minus what had committed, and removes it: jobs first, node row last.
--- A job's first lost holder may be chance, so all go on; from then on only those that had begun (a row in running) are
--- charged, and p_rescues_max lost holders make a dead letter (POISON). What was to be cancelled ends as cancelled.
--- p_sure: the caller knows that the node is over. p_blames: that its process may have died of what it held; one that has
--- only been silent for too long, and tells it himself, charges no job.
--- Answers null when the node lives or somebody else is at it; gone is false when a lease had to be left for the next time.
-create function millrace.rescue(p_dead int, p_rescues_max int, p_sure boolean, p_blames boolean default true) returns table (reopened int, buried int, gone boolean) language plpgsql
+-- Reopens leases of a node, minus what had committed, and deletes them. The caller has them locked, and the node's row
+-- before them. p_held: the node had their jobs in its memory, so those of a first holder may have begun; otherwise only
+-- those with a marker (a row in running) have. A job that had begun gets an attempt "lost" and its next run;
+-- p_blames: the loss counts against it, and p_rescues_max of them make a dead letter (POISON). Jobs that had not begun
+-- return to their place as they were; ones whose time has not come wait for it. Cancels that were asked for are carried out.
+-- p_why: the attempt's message. Locks groups.
+create function millrace.reopen(p_node int, p_leases bigint[], p_rescues_max int, p_held boolean, p_blames boolean, p_why text)
+returns table (reopened int, buried int) language plpgsql
 set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
-declare v_reopened int; v_ended bigint[]; v_leases bigint[];
+declare v_reopened int; v_ended bigint[];
 begin
-  perform from millrace.node n where n.id = p_dead and (p_sure or n.seen_at < clock_timestamp() - n.limit_ms * interval '1 ms') for update skip locked;
-  if not found then
-    -- it may be the dead node itself that holds its row: frozen, or cut off, amid a COPY, which no timeout of the server
-    -- ends. Its session goes now, and the next look succeeds.
-    perform millrace.end_sessions(p_dead);
-    return;
-  end if;
-  -- a lease of which a handler's own transaction is ending a job waits until that is over
-  select coalesce(array_agg(x.id), '{}') into v_leases
-  from (select l.id from millrace.lease l where l.node_id = p_dead order by l.id for update skip locked) x;
-
   with lost as materialized (
     select j.id, j.queue_id, j.task_id, j.payload_bytes, j.group_key, c.first_id as chunk_id, c.attempt, c.run, c.rescues, c.rank, c.seq,
       j.run_at, e.early, m.begun, p_blames and m.begun and c.rescues + 1 >= p_rescues_max and not exists (select from millrace.cancelling k where k.job_id = j.id) as ends
@@ -831,12 +821,11 @@ begin
     -- offset 0: chunk by chunk, whatever is believed about the size of the table
     cross join lateral (select k.* from millrace.job k where k.id >= c.first_id and k.id < c.first_id + c.count offset 0) j
     cross join lateral (select c.run = 1 and coalesce(j.run_at > clock_timestamp(), false) as early) e
-    cross join lateral (select not e.early and (c.rescues = 0 or exists (select from millrace.running r where r.job_id = j.id and r.lease_id = l.id)) as begun) m
-    where l.id = any (v_leases) and not exists (select from millrace.attempt a where a.job_id = j.id and a.run >= c.run)
+    cross join lateral (select not e.early and (p_held and c.rescues = 0 or exists (select from millrace.running r where r.job_id = j.id and r.lease_id = l.id)) as begun) m
+    where l.id = any (p_leases) and not exists (select from millrace.attempt a where a.job_id = j.id and a.run >= c.run)
   ), tried as (
     insert into millrace.attempt (job_id, run, attempt, outcome, node_id, lane, started_at, finished_at, error)
-    select t.id, t.run, t.attempt, 'l', p_dead, -1, null, clock_timestamp(),
-      json_build_object('code', 'HOLDER_LOST', 'message', 'node ' || p_dead || ' died or was silent for too long')
+    select t.id, t.run, t.attempt, 'l', p_node, -1, null, clock_timestamp(), json_build_object('code', 'HOLDER_LOST', 'message', p_why)
     from lost t where t.begun
   ), died as (
     insert into millrace.dead (job_id, queue_id, task_id, attempts, run, code, reason)
@@ -864,25 +853,70 @@ begin
     from back b where b.run_at is not null
   )
   select count(*) filter (where not t.ends), coalesce(array_agg(t.id) filter (where t.ends), '{}') into v_reopened, v_ended from lost t;
-  perform millrace.lock_groups(v_ended || array(select k.job_id from millrace.cancelling k where k.node_id = p_dead));
+  perform millrace.lock_groups(v_ended || array(select k.job_id from millrace.cancelling k where k.node_id = p_node));
   perform millrace.let_go(v_ended, v_ended, '{}');
-  delete from millrace.running r where r.lease_id = any (v_leases);
-  delete from millrace.completion x where x.lease_id = any (v_leases);
-  delete from millrace.lease l where l.id = any (v_leases);
-  perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k where k.lease_id = any (v_leases);
+  delete from millrace.running r where r.lease_id = any (p_leases);
+  delete from millrace.completion x where x.lease_id = any (p_leases);
+  delete from millrace.lease l where l.id = any (p_leases);
+  perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k where k.lease_id = any (p_leases);
+  return query select v_reopened, cardinality(v_ended);
+end $$;
+
+-- Reopens everything that a dead node held, minus what had committed, and removes it: jobs first, node row last.
+-- A job's first lost holder may be chance, so all go on; from then on only those that had begun (a row in running) are
+-- charged, and p_rescues_max lost holders make a dead letter (POISON). What was to be cancelled ends as cancelled.
+-- p_sure: the caller knows that the node is over. p_blames: that its process may have died of what it held; one that has
+-- only been silent for too long, and tells it himself, charges no job.
+-- Answers null when the node lives or somebody else is at it; gone is false when a lease had to be left for the next time.
+create function millrace.rescue(p_dead int, p_rescues_max int, p_sure boolean, p_blames boolean default true) returns table (reopened int, buried int, gone boolean) language plpgsql
+set enable_hashjoin = off set enable_mergejoin = off as $$
+#variable_conflict use_column
+declare v_reopened int; v_buried int; v_leases bigint[];
+begin
+  perform from millrace.node n where n.id = p_dead and (p_sure or n.seen_at < clock_timestamp() - n.limit_ms * interval '1 ms') for update skip locked;
+  if not found then
+    -- it may be the dead node itself that holds its row: frozen, or cut off, amid a COPY, which no timeout of the server
+    -- ends. Its session goes now, and the next look succeeds.
+    perform millrace.end_sessions(p_dead);
+    return;
+  end if;
+  -- a lease of which a handler's own transaction is ending a job waits until that is over
+  select coalesce(array_agg(x.id), '{}') into v_leases
+  from (select l.id from millrace.lease l where l.node_id = p_dead order by l.id for update skip locked) x;
+  select o.reopened, o.buried into v_reopened, v_buried
+  from millrace.reopen(p_dead, v_leases, p_rescues_max, true, p_blames, 'node ' || p_dead || ' died or was silent for too long') o;
   if exists (select from millrace.lease l where l.node_id = p_dead) then
     perform millrace.end_sessions(p_dead);
-    if cardinality(v_leases) > 0 then return query select v_reopened, cardinality(v_ended), false; end if;
+    if cardinality(v_leases) > 0 then return query select v_reopened, v_buried, false; end if;
     return;
   end if;
   perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k where k.node_id = p_dead; -- of what it had put back before
   delete from millrace.flushed f where f.node_id = p_dead;
   perform millrace.withdraw_tasks(p_dead);
   delete from millrace.node n where n.id = p_dead;
-  return query select v_reopened, cardinality(v_ended), true;
+  return query select v_reopened, v_buried, true;
 end $$;
 
--- A node says goodbye: only when nothing is leased to it any more; otherwise its leases are reopened uncharged.
+-- Reopens stray leases: leases of a live node that nothing in that node accounts for, because the answer of the claim was
+-- lost. Called by the node itself. p_held: it had their jobs and lost track of them, so those that had begun are charged
+-- as if it had died of them; otherwise nothing of them has begun, and they return to their place uncharged.
+-- Leases that somebody has locked (a handler's own transaction) are left for the next call. Answers null when the node was
+-- declared dead. Locks: node (key share), leases, groups.
+create function millrace.reopen_strays(p_node int, p_leases bigint[], p_rescues_max int, p_held boolean) returns table (leases int, reopened int, buried int) language plpgsql as $$
+#variable_conflict use_column
+declare v_leases bigint[]; v_reopened int; v_buried int;
+begin
+  perform from millrace.node n where n.id = p_node for key share;
+  if not found then return; end if;
+  select coalesce(array_agg(x.id), '{}') into v_leases
+  from (select l.id from millrace.lease l where l.id = any (p_leases) and l.node_id = p_node order by l.id for update skip locked) x;
+  select o.reopened, o.buried into v_reopened, v_buried
+  from millrace.reopen(p_node, v_leases, p_rescues_max, p_held, p_held, 'node ' || p_node || ' lost track of this job') o;
+  update millrace.node n set strays = n.strays + cardinality(v_leases) where n.id = p_node;
+  return query select cardinality(v_leases), v_reopened, v_buried;
+end $$;
+
+-- A node says goodbye. Answers false, and leaves its row, while something is leased to it (see rescue()).
 create function millrace.node_leave(p_node int) returns boolean language plpgsql as $$
 begin
   perform from millrace.node n where n.id = p_node for update;

@@ -131,7 +131,7 @@ select millrace.cancel($1, $2) as outcome;
 
 -- name: nodes
 -- Every registered node, how long it has been silent, and how many jobs it holds.
-select id, host, pid, version, threads, state, started_at, seen_at, (extract(epoch from clock_timestamp() - seen_at) * 1000)::float8 as silent_ms, limit_ms,
+select id, host, pid, version, threads, state, started_at, seen_at, (extract(epoch from clock_timestamp() - seen_at) * 1000)::float8 as silent_ms, limit_ms, strays,
   (select coalesce(sum(l.open), 0) from millrace.lease l where l.node_id = n.id)::float8 as held
 from millrace.node n order by id;
 

@@ -110,6 +110,21 @@ export const deaf = defineTask({
   },
 })
 
+/** Writes down that it runs, a hundred times a second, into the file `path`; ends when there is a file `path`.end. */
+export const ticking = defineTask({
+  name: 'ticking',
+  timeoutMs: 0,
+  run: (path: string) => {
+    const ticks = openSync(path, 'a')
+    for (let nextMs = 0; !existsSync(`${path}.end`); ) {
+      if (systemClock.steadyMs() < nextMs) continue
+      writeSync(ticks, `${process.pid} ${systemClock.wallMs()}\n`)
+      nextMs = systemClock.steadyMs() + 10
+    }
+    return process.pid
+  },
+})
+
 /** Shares its thread: one of these ends it, the others rest. */
 export const mixed = defineTask({
   name: 'mixed',

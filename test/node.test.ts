@@ -61,6 +61,7 @@ async function bundle() {
       onCancels: () => {},
       onOverdue: () => {},
       onBeat: () => {},
+      deliver: async () => true,
       onRescued: () => {},
     },
     { nodeHeartbeatMs: BEAT_MS, nodeLimitMs: LIMIT_MS, rescuesMax: 3, version: '0' },

@@ -12,6 +12,7 @@ import { fileURLToPath } from 'node:url'
 import type { Metric, ResultLine } from '../bench/harness.ts'
 import { OURS } from '../bench/peers/table.ts'
 import { ERROR_CODES } from '../engine/base/errors.ts'
+import { EXIT_CODES } from '../engine/cli/exit-codes.ts'
 import { bytesText, durationText, grouped, type Part } from '../engine/config/fields.ts'
 import { RULES } from '../engine/config/rules.ts'
 import { defaultOf, envNamesOf, flagOf, SETTING_NAMES, type SettingName, settingOf } from '../engine/config/settings.ts'
@@ -43,6 +44,11 @@ const TABLES: Readonly<Record<string, () => string>> = {
         String(row.exit),
         row.hint,
       ]),
+    ),
+  exits: () =>
+    table(
+      ['exit code', 'meaning'],
+      EXIT_CODES.map(({ code, meaning }) => [String(code), meaning]),
     ),
   states: () =>
     table(

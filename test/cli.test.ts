@@ -9,13 +9,11 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { stripVTControlCharacters } from 'node:util'
-import type { JobRow, ResultRow, ScheduleRow, Schedules } from '../engine/api.ts'
-import { type Clock, systemClock } from '../engine/base/clock.ts'
 import { EngineError } from '../engine/base/errors.ts'
-import type { Api, Client, Console, Engine, EngineStats } from '../engine/cli/api.ts'
+import type { Api, Console } from '../engine/cli/api.ts'
 import type { Signals } from '../engine/cli/context.ts'
-import { run } from '../engine/cli/run.ts'
 import { SETTING_NAMES } from '../engine/config/settings.ts'
+import { cli, fakeApi, fakeConsole, JOB, LEFT_NONE, RESULT, SCHEDULE, STATS } from './support/cli.ts'
 
 const COMMANDS = [
   'start',
@@ -32,339 +30,6 @@ const COMMANDS = [
   'config',
   'doctor',
 ]
-
-interface Ran {
-  code: number
-  out: string
-  err: string
-  /** Every JSON line of the output. */
-  lines: Record<string, unknown>[]
-}
-
-interface Setup {
-  api?: Api
-  env?: Record<string, string>
-  tty?: boolean
-  columns?: number
-  signals?: Signals
-  clock?: Clock
-  cwd?: string
-  onOut?: (text: string) => void
-}
-
-const noSignals: Signals = {
-  take: () => ({ first: new Promise(() => {}), second: new Promise(() => {}), release() {} }),
-}
-
-async function cli(words: readonly string[], setup: Setup = {}): Promise<Ran> {
-  const out: string[] = []
-  const err: string[] = []
-  const stream = (sink: string[], tell?: (text: string) => void) => ({
-    isTTY: setup.tty ?? false,
-    columns: setup.columns ?? 120,
-    write(text: string) {
-      sink.push(text)
-      tell?.(text)
-      return true
-    },
-    on() {},
-  })
-  const code = await run({
-    argv: words,
-    env: setup.env ?? {},
-    cwd: setup.cwd ?? tmpdir(),
-    stdout: stream(out, setup.onOut),
-    stderr: stream(err),
-    program: 'millrace',
-    version: '1.2.3',
-    nodeVersion: 'v20.20.0',
-    clock: setup.clock ?? systemClock,
-    signals: setup.signals ?? noSignals,
-    api: async () => setup.api ?? fakeApi(),
-  })
-  const text = out.join('')
-  const lines = words.includes('--json')
-    ? text
-        .split('\n')
-        .filter((line) => line !== '')
-        .map((line) => JSON.parse(line) as Record<string, unknown>)
-    : []
-  return { code, out: text, err: err.join(''), lines }
-}
-
-const STATS: EngineStats = {
-  completed: 0,
-  failed: 0,
-  timedOut: 0,
-  retried: 0,
-  dead: 0,
-  cancelled: 0,
-  released: 0,
-  lateReports: 0,
-  settled: 0,
-  stale: 0,
-  enqueued: 0,
-  claims: 0,
-  claimsBehind: 0,
-  strayLeases: 0,
-  rescuedJobs: 0,
-  held: 0,
-  running: 0,
-  threads: 1,
-  waitMs: { p50: 1, p99: 2 },
-  runMs: { p50: 3, p99: 4 },
-  occurrences: 0,
-  lateMs: { p50: 5, p99: 6 },
-}
-
-const CREATED = new Date('2026-11-21T01:02:03.004Z')
-
-const LEFT_NONE = { requeued: 2, taken: 0, takenBy: [], notDead: 0, notDeadIds: [] }
-const JOB: JobRow = {
-  id: 7,
-  task: 'mail',
-  queue: 'default',
-  state: 'completed',
-  attempt: 1,
-  maxAttempts: 3,
-  priority: 0,
-  group: null,
-  idempotencyKey: null,
-  payload: null,
-  result: { sent: true },
-  error: null,
-  meta: null,
-  createdAt: CREATED,
-  runAt: null,
-  startedAt: null,
-  finishedAt: null,
-  node: 1,
-  progress: null,
-  served: true,
-}
-
-const RESULT: ResultRow = {
-  id: 7,
-  task: 'mail',
-  queue: 'default',
-  group: null,
-  result: { sent: true },
-  attempt: 1,
-  run: 1,
-  node: 1,
-  startedAt: CREATED,
-  completedAt: CREATED,
-}
-
-const SCHEDULE: ScheduleRow = {
-  id: 'report',
-  task: 'report',
-  queue: 'default',
-  cron: '0 9 * * 1-5',
-  timeZone: 'Europe/Berlin',
-  payload: {},
-  options: { priority: 5 },
-  startsAt: null,
-  endsAt: null,
-  jitterMs: 0,
-  overlap: 'allow',
-  catchUp: 'one',
-  catchUpWindowMs: 86_400_000,
-  paused: false,
-  source: 'api',
-  revision: 1,
-  error: null,
-  nextAt: CREATED,
-  lastScheduledAt: CREATED,
-  lastDecidedAt: CREATED,
-  lastOutcome: 'enqueued',
-  lastError: null,
-  lastLateMs: 1.25,
-  lastJobId: 17,
-  runCount: 3,
-  createdAt: CREATED,
-  updatedAt: CREATED,
-}
-
-function fakeSchedules(overrides: Partial<Schedules> = {}): Schedules {
-  return {
-    register: async () => ({ created: [], changed: [], deleted: [] }),
-    create: async () => SCHEDULE,
-    update: async () => SCHEDULE,
-    delete: async () => {},
-    pause: async () => {},
-    resume: async () => {},
-    trigger: async () => ({ id: 18 }),
-    get: async () => SCHEDULE,
-    list: async () => [SCHEDULE],
-    upcoming: async () => [{ at: CREATED, local: '2026-11-21 02:02:03 +01:00', timeZone: 'Europe/Berlin' }],
-    history: async () => [
-      {
-        scheduledAt: CREATED,
-        decidedAt: CREATED,
-        outcome: 'enqueued',
-        manual: false,
-        lateMs: 0,
-        startLateMs: 1.25,
-        jobId: 17,
-        jobState: 'completed',
-        node: 1,
-        error: null,
-      },
-    ],
-    ...overrides,
-  }
-}
-
-function fakeConsole(overrides: Partial<Console> = {}): Console {
-  return {
-    schedules: fakeSchedules(),
-    queues: async () => [
-      {
-        queue: 'default',
-        paused: false,
-        available: 1_234,
-        inFlight: 2,
-        scheduled: 3,
-        retrying: 4,
-        blocked: 5,
-        dead: 6,
-        oldestWaitingMs: 61_000,
-      },
-    ],
-    queue: {
-      names: async () => [],
-      stats: async () => assert.fail('not asked for'),
-      pause: async () => {},
-      resume: async () => {},
-      purge: async () => 0,
-    },
-    results: {
-      list: async () => [RESULT],
-      page: async () => ({ rows: [RESULT], older: null }),
-      cleanup: async () => 0,
-    },
-    nodes: async () => [
-      {
-        id: 3,
-        host: 'h',
-        pid: 99,
-        version: '1.2.3',
-        threads: 2,
-        state: 'live',
-        startedAt: CREATED,
-        seenAt: CREATED,
-        silentMs: 1_200,
-        limitMs: 30_000,
-        strayLeases: 0,
-        held: 17,
-      },
-    ],
-    loops: async () => [
-      {
-        node: 3,
-        samples: 60,
-        lastAt: CREATED,
-        p50Ms: 0.04,
-        maxMs: 1.5,
-        activeOrchestrators: 17,
-        indexSize: 100,
-        inboxDepthMax: 2,
-        messages: 12.5,
-      },
-    ],
-    jobs: async () => [JOB],
-    job: async () => JOB,
-    unserved: async () => [],
-    explain: async () => ({
-      job: JOB,
-      events: [
-        { at: CREATED, state: 'queued', where: 'queue default', why: 'enqueued' },
-        { at: new Date(CREATED.getTime() + 12), state: 'completed', where: 'node n1', why: 'the handler returned' },
-      ],
-    }),
-    dead: { list: async () => [], requeue: async () => LEFT_NONE, purge: async () => 1 },
-    cancel: async () => 'cancelled',
-    doctor: async () => [{ check: 'database', value: 'PostgreSQL 15', verdict: 'ok', advice: '' }],
-    migrations: async () => ({ from: 0, to: 1, applied: [{ version: 1, name: 'base' }], sql: 'create table x ()' }),
-    ...overrides,
-  }
-}
-
-interface Calls {
-  enqueued: unknown[][]
-  options: object[]
-  closed: number
-  stopped: number
-  killed: number
-}
-
-function fakeApi(
-  overrides: {
-    console?: Partial<Console>
-    engine?: Partial<Engine>
-    client?: Partial<Client>
-    schedules?: Partial<Schedules>
-  } = {},
-) {
-  const calls: Calls = { enqueued: [], options: [], closed: 0, stopped: 0, killed: 0 }
-  const producer = {
-    console: fakeConsole(overrides.console),
-    schedules: fakeSchedules(overrides.schedules),
-    async enqueue(...args: unknown[]) {
-      calls.enqueued.push(args)
-      return { id: 41, duplicate: false }
-    },
-    async enqueueMany(...args: unknown[]) {
-      calls.enqueued.push(args)
-      const count = (args[1] as unknown[]).length
-      return { ids: [{ first: 100, count }], count }
-    },
-    async migrate(dryRun = false) {
-      return { from: 0, to: 1, applied: [{ version: 1, name: 'base' }], sql: dryRun ? 'create table x ()' : '' }
-    },
-    async [Symbol.asyncDispose]() {},
-  }
-  const api: Api & { calls: Calls } = {
-    calls,
-    createEngine(options) {
-      calls.options.push(options)
-      return {
-        ...producer,
-        start: async () => {},
-        stop: async () => {
-          calls.stopped++
-          return { released: 0, outboxed: 0 }
-        },
-        kill: async () => {
-          calls.killed++
-        },
-        stats: () => STATS,
-        configure: () => {},
-        drain: async () => {},
-        broken: [],
-        inbox: {
-          trySend: () => true,
-          send: async () => true,
-          stats: () => ({ totalSent: 0, totalReceived: 0, timeoutCount: 0, currentDepth: 0, maxDepthSeen: 0 }),
-        },
-        stopped: new Promise<void>(() => {}),
-        ...overrides.engine,
-      }
-    },
-    createClient(options) {
-      calls.options.push(options)
-      return {
-        ...producer,
-        close: async () => {
-          calls.closed++
-        },
-        ...overrides.client,
-      }
-    },
-  }
-  return api
-}
 
 test('help names every command, and every command has a help with its flags and an example', async () => {
   const root = await cli(['--help'])
@@ -406,7 +71,7 @@ test('a wrong setting exits 78 and says value, rule and source; --json says it a
   assert.equal(text.code, 78)
   assert.match(
     text.err,
-    /^error: threads must be a whole number from 1 to 1,024; got "0" \(from --threads\)\nhint: {2}Run `millrace config`/,
+    /^error: threads must be a whole number from 1 to 1,024; got "0" \(from --threads\)\nhint: {2}Correct it where/,
   )
   assert.doesNotMatch(text.err, / at .*\.js/)
   const json = await cli(['jobs', '--threads', '0', '--json'])
@@ -935,10 +600,13 @@ test('a list of schedules fits 80 columns: it says less rather than wrap, and a 
     const { code, out, err } = await cli(['schedules'], { api, columns: 80, tty: true, env })
     assert.equal(code, 0, err)
     const plain = stripVTControlCharacters(out)
-    for (const line of plain.trimEnd().split('\n').slice(0, 3)) assert.ok(line.length <= 80, line)
-    assert.match(plain, /the daily report.*… +0 9 \* \* 1-5 .*2026-11-21 01:02:03 +failed the group.*…$/m)
+    for (const line of plain.trimEnd().split('\n')) assert.ok(line.length <= 80, line)
+    assert.match(
+      plain,
+      /the daily .*… +0 9 \* \* 1-5 +2026-11-21 01:02:03 +failed the group of this\n {50,}schedule .*…$/m,
+    )
     assert.doesNotMatch(plain, /·/, 'no escape sequence was cut')
-    if ('FORCE_COLOR' in env) assert.match(out, /\u001b\[31mfailed the group[^\u001b]*…\u001b\[39m/)
+    if ('FORCE_COLOR' in env) assert.match(out, /\u001b\[31mfailed the group of this\u001b\[39m\n +\u001b\[31mschedule/)
   }
   const wide = await cli(['schedules'], { api, columns: 220, tty: true })
   assert.match(stripVTControlCharacters(wide.out), /id +task +queue +cron +zone +runs +next \(UTC\) +last/)

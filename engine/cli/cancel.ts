@@ -2,6 +2,7 @@
 
 import { EngineError } from '../base/errors.ts'
 import { type Cli, withClient } from './context.ts'
+import { styled } from './styled.ts'
 
 const SAID = {
   cancelled: 'was waiting and is cancelled.',
@@ -13,5 +14,8 @@ export async function cancel(cli: Cli, id: number): Promise<void> {
   const outcome = await withClient(cli, 'nothing', (client) => client.console.cancel(id))
   if (outcome === 'unknown') throw new EngineError('JOB_NOT_FOUND', `there is no job ${id}`, { id })
   if (cli.terminal.json) cli.terminal.record({ id, outcome })
-  else cli.terminal.print(`Job ${id} ${SAID[outcome]}`)
+  else {
+    cli.terminal.print(`Job ${id} ${SAID[outcome]}`)
+    if (outcome !== 'cancelled') cli.terminal.note(styled('dim', `  its life: ${cli.command('explain', String(id))}`))
+  }
 }

@@ -6,7 +6,9 @@ import { bytesText, durationText, grouped } from '../config/fields.ts'
 import { type Config, masked } from '../config/load.ts'
 import { defaultOf, envNamesOf, flagOf, SETTING_NAMES, type SettingName, settingOf } from '../config/settings.ts'
 import type { Cli } from './context.ts'
-import { brief, printTable } from './text.ts'
+import { styled } from './styled.ts'
+import { printTable } from './table.ts'
+import { brief } from './text.ts'
 
 export async function config(cli: Cli, name: string | undefined): Promise<void> {
   const { terminal } = cli
@@ -14,30 +16,35 @@ export async function config(cli: Cli, name: string | undefined): Promise<void> 
     throw new EngineError('VALIDATION', `${name} is not a setting${didYouMean(name, SETTING_NAMES)}`, { field: 'NAME' })
   }
   const loaded = await cli.config()
-  for (const warning of loaded.warnings) terminal.note(`${terminal.style('yellow', 'note:')} ${warning}`)
+  for (const warning of loaded.warnings) terminal.note(styled('yellow', 'note:'), ` ${warning}`)
   const chosen = name === undefined ? SETTING_NAMES : [name as SettingName]
   if (terminal.json) return chosen.forEach((setting) => void terminal.record(facts(loaded, setting)))
   if (name !== undefined) return one(cli, loaded, name as SettingName)
-  await printTable(
+  printTable(
     terminal,
-    [{ head: 'setting' }, { head: 'value' }, { head: 'from' }, { head: 'meaning' }],
+    [
+      { head: 'setting' },
+      { head: 'value', narrow: 'cut' },
+      { head: 'from', narrow: 'cut' },
+      { head: 'meaning', narrow: 'wrap', spare: 1 },
+    ],
     chosen.map((setting) => {
       const { kind, from } = loaded.sources[setting]
       const value = shown(setting, loaded.values[setting])
       return [
         setting,
-        kind === 'default' ? value : terminal.style('bold', value),
-        kind === 'default' ? terminal.style('dim', 'default') : from,
+        kind === 'default' ? value : styled('bold', value),
+        kind === 'default' ? styled('dim', 'default') : from,
         settingOf(setting).about,
       ]
     }),
   )
-  terminal.note(terminal.style('dim', `\n  One setting in full, with its bounds: ${cli.program} config threads`))
+  terminal.note(styled('dim', `  one setting in full, with its bounds: ${cli.command('config', 'threads')}`))
 }
 
 function one({ terminal }: Cli, loaded: Config, name: SettingName): void {
   const row = facts(loaded, name)
-  terminal.print(`${terminal.style('bold', name)}: ${settingOf(name).about}`)
+  terminal.print(styled('bold', name), `: ${settingOf(name).about}`)
   for (const [label, value] of [
     ['value', `${shown(name, loaded.values[name])}  (${row.from === '' ? 'default' : row.from})`],
     ['default', settingOf(name).defaultText ?? shown(name, defaultOf(name))],
@@ -46,7 +53,7 @@ function one({ terminal }: Cli, loaded: Config, name: SettingName): void {
     ['environment', row.env.join(' or ')],
     ['file', `millrace.config.json: { "${name}": ... }`],
   ] as const) {
-    terminal.print(`  ${terminal.style('dim', label.padEnd(11))}  ${value}`)
+    terminal.print('  ', styled('dim', label.padEnd(11)), `  ${value}`)
   }
 }
 

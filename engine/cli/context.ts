@@ -16,6 +16,11 @@ export interface Cli {
   readonly cwd: string
   /** How this program was called: `millrace` or `node engine`. */
   readonly program: string
+  /**
+   * A command line to copy: the program, these words quoted for a shell where they need it, and the flags of this call
+   * that say which database is meant.
+   */
+  command(...words: readonly string[]): string
   readonly version: string
   readonly nodeVersion: string
   /** Flags, environment and file, checked. Read once. */

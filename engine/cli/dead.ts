@@ -3,22 +3,24 @@
 import { EngineError } from '../base/errors.ts'
 import type { DeadFilter, Requeued, RequeueFilter, RequeueOptions } from './api.ts'
 import { type Cli, withClient } from './context.ts'
-import { brief, moment, plural, printTable } from './text.ts'
+import { styled, Text } from './styled.ts'
+import { printTable } from './table.ts'
+import { brief, moment, plural } from './text.ts'
 
 export async function deadList(cli: Cli, filter: DeadFilter): Promise<void> {
-  const { terminal, program } = cli
+  const { terminal } = cli
   const rows = await withClient(cli, 'nothing', (client) => client.console.dead.list(filter))
   if (terminal.json) return rows.forEach((row) => void terminal.record(row))
   if (rows.length === 0) return terminal.print('No dead letter fits.')
-  await printTable(
+  printTable(
     terminal,
     [
       { head: 'id', align: 'right' },
-      { head: 'task' },
-      { head: 'queue' },
-      { head: 'attempts', align: 'right' },
-      { head: 'died (UTC)' },
-      { head: 'why' },
+      { head: 'task', narrow: 'cut' },
+      { head: 'queue', narrow: 'cut', spare: 2 },
+      { head: 'attempts', align: 'right', spare: 1 },
+      { head: 'died (UTC)', narrow: 'seconds', spare: 3 },
+      { head: 'why', narrow: 'wrap', lines: 3 },
     ],
     rows.map((row) => [
       String(row.id),
@@ -26,10 +28,13 @@ export async function deadList(cli: Cli, filter: DeadFilter): Promise<void> {
       row.queue,
       brief(row.attempts),
       moment(row.diedAt),
-      terminal.style('red', brief(row.code)) + reason(row.reason),
+      Text.of(styled('red', brief(row.code)), reason(row.reason)),
     ]),
   )
-  terminal.note(terminal.style('dim', `  try one again: ${program} dead requeue ${rows[0]!.id}`))
+  const first = String(rows[0]!.id)
+  const more = rows.length >= (filter.limit ?? 100) ? `older ones: --before ${rows.at(-1)!.id}; ` : ''
+  terminal.note(styled('dim', `  ${more}what happened: ${cli.command('explain', first)}`))
+  terminal.note(styled('dim', `  try it again: ${cli.command('dead', 'requeue', first)}`))
 }
 
 export async function deadRequeue(

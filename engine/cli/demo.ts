@@ -7,7 +7,9 @@ import { fileURLToPath } from 'node:url'
 import { type Found, walk } from '../demo/walk.ts'
 import type { Engine, EngineStats } from './api.ts'
 import type { Cli } from './context.ts'
-import { count, megabytes, plural, printTable, rate, span } from './text.ts'
+import { styled } from './styled.ts'
+import { printTable } from './table.ts'
+import { count, megabytes, plural, rate, span } from './text.ts'
 
 const TASKS = fileURLToPath(new URL('../demo/tasks/', import.meta.url))
 const LOOK_MS = 100 // fast enough for a bar that moves, far too slow to cost anything
@@ -28,7 +30,7 @@ export async function demo(cli: Cli, folder: string): Promise<number> {
   if (found.more) terminal.print(`The folder holds more; the demo takes the first ${count(found.paths.length)}.`)
   if (settings.database === null) {
     const first = existsSync(resolve(cli.cwd, settings.dataDir)) ? '' : '; the first start takes a few seconds'
-    terminal.note(terminal.style('dim', `Embedded PostgreSQL in ${settings.dataDir}${first}.`))
+    terminal.note(styled('dim', `Embedded PostgreSQL in ${settings.dataDir}${first}.`))
   }
 
   const engine = (await cli.api()).createEngine({
@@ -67,7 +69,7 @@ async function show(cli: Cli, engine: Engine, { found, queue, threads, asked }: 
   await engine.start()
   try {
     const total = found.paths.length
-    const bar = await openBar(cli, total)
+    const bar = await terminal.bar(total)
     const beganMs = clock.steadyMs()
     const { ids } = await engine.enqueueMany(
       'fingerprint',
@@ -79,13 +81,12 @@ async function show(cli: Cli, engine: Engine, { found, queue, threads, asked }: 
     while (now.completed + now.dead < total && !stopped.signal.aborted) {
       await clock.sleep(LOOK_MS, stopped.signal)
       now = engine.stats()
-      bar?.update(Math.min(total, now.completed + now.dead), {
-        speed: `${rate(perSecond(now.completed, clock.steadyMs() - beganMs))} jobs/s`,
-      })
+      const speed = `${rate(perSecond(now.completed, clock.steadyMs() - beganMs))} jobs/s`
+      bar?.update(Math.min(total, now.completed + now.dead), speed)
     }
     const tookMs = clock.steadyMs() - beganMs
     bar?.stop()
-    await summarize(cli, {
+    summarize(cli, {
       found,
       queue,
       threads,
@@ -97,28 +98,12 @@ async function show(cli: Cli, engine: Engine, { found, queue, threads, asked }: 
     const left = total - now.completed - now.dead
     if (left > 0) {
       terminal.note(`Stopped early; ${plural(left, 'job')} stay in the queue. To finish them:`)
-      terminal.note(`  ${cli.program} start --tasks ${TASKS} --queues ${queue}`)
+      terminal.note(`  ${cli.command('start', '--tasks', TASKS, '--queues', queue)}`)
     }
   } finally {
     await engine.stop()
   }
   return 0
-}
-
-async function openBar({ terminal }: Cli, total: number) {
-  if (!terminal.interactive) return null
-  const { default: progress } = await import('cli-progress')
-  const bar = new progress.SingleBar({
-    format: '  {bar} {percentage}%  {value}/{total}  {speed}',
-    barCompleteChar: '\u2588',
-    barIncompleteChar: '\u2591',
-    barsize: Math.max(10, Math.min(40, terminal.columns - 50)),
-    hideCursor: true,
-    stream: terminal.stream as NodeJS.WriteStream,
-    gracefulExit: false,
-  })
-  bar.start(total, 0, { speed: '' })
-  return bar
 }
 
 interface Outcome extends Omit<Run, 'asked'> {
@@ -128,13 +113,13 @@ interface Outcome extends Omit<Run, 'asked'> {
   readonly firstId: number
 }
 
-async function summarize(cli: Cli, { found, queue, threads, now, tookMs, enqueueMs, firstId }: Outcome): Promise<void> {
-  const { terminal, program } = cli
+function summarize(cli: Cli, { found, queue, threads, now, tookMs, enqueueMs, firstId }: Outcome): void {
+  const { terminal } = cli
   const total = found.paths.length
   const share = (now.completed + now.dead) / total // of the bytes too, near enough when stopped early
   const bytesPerSecond = perSecond(found.bytes * share, tookMs)
   if (terminal.json) {
-    return terminal.record({
+    terminal.record({
       files: total,
       bytes: found.bytes,
       threads,
@@ -150,9 +135,10 @@ async function summarize(cli: Cli, { found, queue, threads, now, tookMs, enqueue
       runMs: now.runMs,
       firstId,
     })
+    return
   }
   terminal.print()
-  await printTable(
+  printTable(
     terminal,
     [{ head: '' }, { head: '', align: 'right' }],
     [
@@ -170,9 +156,9 @@ async function summarize(cli: Cli, { found, queue, threads, now, tookMs, enqueue
   )
   terminal.print()
   terminal.print('Every result is kept. Have a look:')
-  terminal.print(`  ${terminal.style('cyan', `${program} jobs --queue ${queue} --limit 5`)}`)
-  terminal.print(`  ${terminal.style('cyan', `${program} explain ${firstId}`)}`)
-  if (now.dead > 0) terminal.print(`  ${terminal.style('cyan', `${program} dead list --queue ${queue}`)}`)
+  terminal.print('  ', styled('cyan', cli.command('jobs', '--queue', queue, '--limit', '5')))
+  terminal.print('  ', styled('cyan', cli.command('explain', String(firstId))))
+  if (now.dead > 0) terminal.print('  ', styled('cyan', cli.command('dead', 'list', '--queue', queue)))
 }
 
 function perSecond(amount: number, ms: number): number {

@@ -4,7 +4,8 @@
 import { codeOf, EngineError, messageOf } from '../base/errors.ts'
 import type { DoctorRow } from './api.ts'
 import { type Cli, withClient } from './context.ts'
-import { printTable } from './text.ts'
+import { styled } from './styled.ts'
+import { printTable } from './table.ts'
 
 /** True when nothing is bad. */
 export async function doctor(cli: Cli): Promise<boolean> {
@@ -16,10 +17,10 @@ export async function doctor(cli: Cli): Promise<boolean> {
     return healthy
   }
   const colours = { ok: 'green', warn: 'yellow', bad: 'red' } as const
-  await printTable(
+  printTable(
     terminal,
-    [{ head: '' }, { head: 'check' }, { head: 'value' }, { head: 'advice' }],
-    rows.map(({ check, value, verdict, advice }) => [terminal.style(colours[verdict], verdict), check, value, advice]),
+    [{ head: '' }, { head: 'check' }, { head: 'value', narrow: 'wrap' }, { head: 'advice', narrow: 'wrap' }],
+    rows.map(({ check, value, verdict, advice }) => [styled(colours[verdict], verdict), check, value, advice]),
   )
   return healthy
 }

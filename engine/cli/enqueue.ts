@@ -5,6 +5,7 @@ import { BATCH_JOBS_MAX } from '../base/limits.ts'
 import type { EnqueueOptions } from './api.ts'
 import { type Cli, withClient } from './context.ts'
 import { readJson } from './read.ts'
+import { styled } from './styled.ts'
 import { plural } from './text.ts'
 
 /** What the command line gave. */
@@ -32,14 +33,18 @@ export async function enqueue(cli: Cli, task: string, json: string | undefined, 
     const said = ids.map(({ first, count: n }) => (n === 1 ? `${first}` : `${first} to ${first + n - 1}`))
     const more = said.length > 3 ? ` and ${said.length - 3} more ranges` : ''
     cli.terminal.print(`Enqueued ${plural(written, 'job')} of ${task}: ${said.slice(0, 3).join(', ')}${more}`)
+    cli.terminal.note(styled('dim', `  see them: ${cli.command('jobs', '--task', task)}`))
   })
 }
 
 function one(cli: Cli, { id, duplicate }: { id: number; duplicate: boolean }, task: string): void {
   const { terminal } = cli
   if (terminal.json) terminal.record({ task, id, duplicate })
-  else if (duplicate) terminal.print(`Job ${id} holds this key already; nothing was enqueued.`)
-  else terminal.print(`Enqueued job ${id} of ${task}. See its life: ${cli.program} explain ${id}`)
+  else if (duplicate)
+    terminal.print(
+      `Job ${id} holds this key already; nothing was enqueued. See it: ${cli.command('explain', String(id))}`,
+    )
+  else terminal.print(`Enqueued job ${id} of ${task}. See its life: ${cli.command('explain', String(id))}`)
 }
 
 /** Copies in one call. */

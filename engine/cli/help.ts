@@ -4,24 +4,28 @@ import type { Argument, Command, Option } from 'commander'
 import { defaultOf, flagOf, type SettingName, settingOf } from '../config/settings.ts'
 import { shown } from './config.ts'
 import type { Cli } from './context.ts'
+import { EXIT_CODES } from './exit-codes.ts'
+import { type Part, styled, Text } from './styled.ts'
 
 export interface HelpFacts {
   /** Without the program's name. */
   readonly examples: readonly string[]
   /** Settings that matter for this command, besides those of every command. */
   readonly settings: readonly SettingName[]
+  /** Paragraphs at the end. */
+  readonly notes: readonly string[]
 }
 
 const EVERYWHERE: readonly SettingName[] = ['database', 'schema']
 
-export function helpText(cli: Cli, command: Command, facts: ReadonlyMap<Command, HelpFacts>): string {
-  const lines = command.parent === null ? rootLines(cli, command) : commandLines(cli, command, facts)
-  return `${lines.join('\n')}\n`
+/** The lines of a command's help. */
+export function helpLines(cli: Cli, command: Command, facts: ReadonlyMap<Command, HelpFacts>): Part[] {
+  return command.parent === null ? rootLines(cli, command) : commandLines(cli, command, facts)
 }
 
-function rootLines(cli: Cli, root: Command): string[] {
-  const { terminal, program } = cli
-  const lines = [`${terminal.style('bold', `Millrace ${cli.version}`)}: ${lower(root.description())}`, '']
+function rootLines(cli: Cli, root: Command): Part[] {
+  const { program } = cli
+  const lines: Part[] = [Text.of(styled('bold', `Millrace ${cli.version}`), `: ${lower(root.description())}`), '']
   lines.push(`Usage: ${program} <command> [options]`, '')
   lines.push(
     ...section(cli, 'First steps', [
@@ -39,16 +43,23 @@ function rootLines(cli: Cli, root: Command): string[] {
   }
   for (const [title, rows] of groups) lines.push(...section(cli, title, rows))
   lines.push(...section(cli, 'With every command', everywhere(root)))
+  lines.push(
+    ...section(
+      cli,
+      'Exit codes',
+      EXIT_CODES.map(({ code, meaning }) => [String(code), meaning]),
+    ),
+  )
   lines.push(`More about one: ${program} <command> --help`, footer(program))
   return lines
 }
 
-function commandLines(cli: Cli, command: Command, facts: ReadonlyMap<Command, HelpFacts>): string[] {
-  const { terminal, program } = cli
-  const own = facts.get(command) ?? { examples: [], settings: [] }
+function commandLines(cli: Cli, command: Command, facts: ReadonlyMap<Command, HelpFacts>): Part[] {
+  const { program } = cli
+  const own = facts.get(command) ?? { examples: [], settings: [], notes: [] }
   const path = pathOf(command)
   const sentence = command.description()
-  const lines = [`${terminal.style('bold', `${program} ${path}`)}: ${sentence}`, '']
+  const lines: Part[] = [Text.of(styled('bold', `${program} ${path}`), `: ${sentence}`), '']
   const hasCommands = command.commands.length > 0
   lines.push(
     `Usage: ${program} ${path}${hasCommands ? ' <command>' : ''} ${`${argumentsOf(command)} [options]`.trim()}`,
@@ -75,6 +86,7 @@ function commandLines(cli: Cli, command: Command, facts: ReadonlyMap<Command, He
   lines.push(...section(cli, 'Options', command.options.map(optionRow)))
   lines.push(...section(cli, 'Settings', own.settings.map(settingRow)))
   lines.push(...section(cli, 'With every command', everywhere(rootOf(command))))
+  for (const note of own.notes) lines.push(...Text.of(note).wrapped(widthOf(cli)), '')
   lines.push(footer(program))
   return lines
 }
@@ -98,7 +110,10 @@ function settingRow(name: SettingName): [string, string] {
 }
 
 function optionRow(option: Option): [string, string] {
-  const fallback = option.defaultValue === undefined ? '' : ` (default: ${String(option.defaultValue)})`
+  const fallback =
+    option.defaultValue === undefined
+      ? ''
+      : ` (default: ${option.defaultValueDescription ?? String(option.defaultValue)})`
   const choices = option.argChoices === undefined ? '' : `: ${option.argChoices.join(', ')}`
   return [option.flags, `${option.description}${choices}${fallback}`]
 }
@@ -114,7 +129,8 @@ function argumentsOf(command: Command): string {
     .join(' ')
 }
 
-function pathOf(command: Command): string {
+/** The names of a command and of those above it, without the program's. */
+export function pathOf(command: Command): string {
   return command.parent?.parent ? `${pathOf(command.parent)} ${command.name()}` : command.name()
 }
 
@@ -124,31 +140,22 @@ function rootOf(command: Command): Command {
 
 const LEFT_MAX = 44 // wider left cells get a line of their own
 
-function section(cli: Cli, title: string, rows: readonly (readonly [string, string])[]): string[] {
+function section(cli: Cli, title: string, rows: readonly (readonly [string, string])[]): Part[] {
   if (rows.length === 0) return []
   const width = Math.max(...rows.map(([left]) => Math.min(left.length, LEFT_MAX)))
-  const room = Math.max(30, Math.min(cli.terminal.columns, 120) - width - 4)
-  const lines = [cli.terminal.style('bold', title)]
+  const room = Math.max(30, widthOf(cli) - width - 4)
+  const lines: Part[] = [styled('bold', title)]
   for (const [left, right] of rows) {
-    const [first = '', ...rest] = wrap(right, room)
-    lines.push(
-      `  ${cli.terminal.style('cyan', left)}${' '.repeat(Math.max(0, width - left.length))}  ${first}`.trimEnd(),
-    )
-    for (const line of rest) lines.push(`${' '.repeat(width + 4)}${line}`)
+    const [first = '', ...rest] = Text.of(right).wrapped(room)
+    if (right === '') lines.push(Text.of('  ', styled('cyan', left)))
+    else lines.push(Text.of('  ', styled('cyan', left), ' '.repeat(Math.max(0, width - left.length)), '  ', first))
+    for (const line of rest) lines.push(Text.of(' '.repeat(width + 4), line))
   }
   return [...lines, '']
 }
 
-function wrap(text: string, room: number): string[] {
-  const lines: string[] = []
-  let line = ''
-  for (const word of text.split(' ')) {
-    if (line !== '' && line.length + 1 + word.length > room) {
-      lines.push(line)
-      line = word
-    } else line = line === '' ? word : `${line} ${word}`
-  }
-  return line === '' ? lines : [...lines, line]
+function widthOf({ terminal }: Cli): number {
+  return Math.min(terminal.columns, 120)
 }
 
 function lower(sentence: string): string {

@@ -1,12 +1,14 @@
 // The log of the command line: pino, as JSON lines for machines, through pino-pretty for people.
 
 import type { Log } from '../base/log.ts'
+import type { Pretty } from './terminal.ts'
 
 export interface LogOptions {
   readonly level: 'debug' | 'info' | 'warn' | 'error' | 'silent'
   readonly text: boolean
   readonly colours: boolean
-  readonly write: (line: string) => void
+  /** Takes a line of JSON, and what makes a line for people of its facts. */
+  readonly write: (json: string, pretty: Pretty | null) => void
 }
 
 /** A log that writes through `write`, so that a reader that goes away is noticed in one place. */
@@ -20,7 +22,7 @@ export async function openLog({ level, text, colours, write }: LogOptions): Prom
     serializers: { err: (error: unknown) => error }, // described already, with its cause
   }
   if (!text) {
-    const log: Log = pino(options, { write })
+    const log: Log = pino(options, { write: (line: string) => write(line, null) })
     return log
   }
   const { prettyFactory } = await import('pino-pretty')
@@ -31,6 +33,6 @@ export async function openLog({ level, text, colours, write }: LogOptions): Prom
     singleLine: true,
     errorLikeObjectKeys: ['err'], // `error` is one line of text
   })
-  const log: Log = pino(options, { write: (line: string) => write(pretty(line)) })
+  const log: Log = pino(options, { write: (line: string) => write(line, pretty) })
   return log
 }

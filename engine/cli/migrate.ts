@@ -13,7 +13,7 @@ export async function migrate(cli: Cli, flags: { dryRun?: boolean }): Promise<vo
     const list = applied.map(({ version, name }) => `${version} ${name}`).join(', ')
     if (!dryRun)
       return terminal.print(`Applied ${plural(applied.length, 'migration')} (${list}); the schema is at version ${to}.`)
-    terminal.print(sql) // nothing but SQL on standard output, so that it can be piped into a file
+    terminal.page(sql.split('\n')) // nothing but SQL on standard output, so that it can be piped into a file
     terminal.note(`${plural(applied.length, 'migration')} would be applied (${list}); nothing was changed.`)
   })
 }

@@ -1,7 +1,9 @@
 // The commands, their arguments and their flags, as one list that reads like the manual. Every setting is a flag of
 // every command; help shows those that matter for it.
 
-import { Command, Option } from 'commander'
+import { Command, CommanderError, Option } from 'commander'
+import { CHUNK_JOBS_MAX } from '../base/limits.ts'
+import { grouped } from '../config/fields.ts'
 import { flagOf, SETTING_NAMES, type SettingName, settingOf } from '../config/settings.ts'
 import type { DeadFilter, JobFilter, RequeueFilter, RequeueOptions, ResultFilter, ScheduleFilter } from './api.ts'
 import { cancel } from './cancel.ts'
@@ -12,7 +14,7 @@ import { demo } from './demo.ts'
 import { doctor } from './doctor.ts'
 import { COUNT_MAX, type EnqueueFlags, enqueue } from './enqueue.ts'
 import { explain } from './explain.ts'
-import { type HelpFacts, helpText } from './help.ts'
+import { type HelpFacts, helpLines, pathOf } from './help.ts'
 import { jobs } from './jobs.ts'
 import { migrate } from './migrate.ts'
 import { queuesList, queuesPurge, queuesSwitch } from './queues.ts'
@@ -59,11 +61,21 @@ export function buildProgram(cli: Cli, outcome: Outcome): Command {
   const facts = new Map<Command, HelpFacts>()
   const program = new Command(cli.program)
     .description('A durable queue, a precise cron scheduler and a multi-threaded executor on PostgreSQL.')
-    .version(cli.version, '-V, --version', 'print the version')
+    .option('-V, --version', 'print the version')
+    .on('option:version', () => {
+      if (cli.terminal.json) cli.terminal.record({ version: cli.version, node: cli.nodeVersion })
+      else cli.terminal.print(cli.version)
+      throw new CommanderError(0, 'commander.version', cli.version)
+    })
     .helpOption('-h, --help', 'say what a command does and how')
     .exitOverride()
-    .configureOutput({ writeOut: (text) => cli.terminal.raw(text), writeErr: () => {} })
-    .configureHelp({ formatHelp: (command) => helpText(cli, command, facts) })
+    .configureOutput({ writeOut: () => {}, writeErr: () => {} })
+    .configureHelp({
+      formatHelp(command) {
+        cli.terminal.page(helpLines(cli, command, facts))
+        return '' // said already
+      },
+    })
   program.option(
     '--config <file>',
     'settings file (or MILLRACE_CONFIG); without it millrace.config.js, .mjs or .json of this folder',
@@ -79,9 +91,10 @@ export function buildProgram(cli: Cli, outcome: Outcome): Command {
     group: string,
     examples: readonly string[],
     settings: SettingName[] = [],
+    notes: string[] = [],
   ) => {
     const command = program.command(usage).description(about).helpGroup(group)
-    facts.set(command, { examples, settings })
+    facts.set(command, { examples, settings, notes })
     return command
   }
   const ran = (result: unknown) => {
@@ -110,11 +123,18 @@ export function buildProgram(cli: Cli, outcome: Outcome): Command {
     .argument('[folder]', 'folder whose files are fingerprinted', 'node_modules')
     .action(async (folder: string) => ran(await demo(cli, folder)))
 
-  add('enqueue', 'write a job, to be run by a started engine', RUN, [
-    `enqueue send-mail '{"to":"ada@example.com"}'`,
-    `enqueue send-mail '{"to":"ada@example.com"}' --delay 10m --key welcome-ada`,
-    'enqueue noop --count 1000',
-  ])
+  add(
+    'enqueue',
+    'write a job, to be run by a started engine',
+    RUN,
+    [
+      `enqueue send-mail '{"to":"ada@example.com"}'`,
+      `enqueue send-mail '{"to":"ada@example.com"}' --delay 10m --key welcome-ada`,
+      'enqueue noop --count 1000',
+    ],
+    [],
+    [ABOUT_IDS],
+  )
     .argument('<task>', 'name of the task', nameFrom('TASK'))
     .argument('[json]', 'payload as JSON; null when left out')
     .option('--count <n>', 'this many copies', wholeFrom('--count', 1, COUNT_MAX))
@@ -145,7 +165,11 @@ export function buildProgram(cli: Cli, outcome: Outcome): Command {
 
   add('stats', 'queues and nodes at a glance', LOOK, ['stats', 'stats --watch'])
     .option('--watch', 'again and again, until Ctrl+C')
-    .option('--every <time>', 'how often with --watch', durationFrom('--every', 3_600_000), 1_000)
+    .addOption(
+      new Option('--every <time>', 'how often with --watch, such as 500ms or 10s')
+        .argParser(durationFrom('--every', 3_600_000))
+        .default(1_000, '1s'),
+    )
     .action(async (flags: { watch?: boolean; every: number }) => ran(await stats(cli, flags)))
 
   add('jobs', 'list jobs, the newest first', LOOK, [
@@ -160,7 +184,7 @@ export function buildProgram(cli: Cli, outcome: Outcome): Command {
     .option('--limit <n>', 'this many at most', limit, 20)
     .action(async (filter: JobFilter) => ran(await jobs(cli, filter)))
 
-  add('explain', 'the life of one job: every state, when, where and why', LOOK, ['explain 4711'])
+  add('explain', 'the life of one job: every state, when, where and why', LOOK, ['explain 4711'], [], [ABOUT_IDS])
     .argument('<id>', 'id of the job', jobId)
     .action(async (id: number) => ran(await explain(cli, id)))
 
@@ -273,10 +297,18 @@ export function buildProgram(cli: Cli, outcome: Outcome): Command {
     .option('--after <id>', 'only ids after this one: the next page', nameFrom('--after'))
     .option('--limit <n>', 'this many at most', wholeFrom('--limit', 1, 1_000), 100)
     .action(async (filter: ScheduleFilter) => ran(await schedulesList(cli, filter)))
+  const addCommand = schedules.command('add').description('make one')
+  facts.set(addCommand, {
+    examples: [
+      `schedules add report '0 9 * * 1-5' --zone Europe/Berlin`,
+      `schedules add sweep '*/10 * * * *' --overlap skip`,
+      `schedules add invoice '0 0 1 * *' '{"customer":17}' --id 'invoice of 17'`,
+    ],
+    settings: [],
+    notes: [ABOUT_CRON],
+  })
   scheduleFields(
-    schedules
-      .command('add')
-      .description('make one')
+    addCommand
       .argument('<task>', 'name of the task', nameFrom('TASK'))
       .argument('<cron>', "when, in quotes: '*/5 * * * *', '0 30 9 * * 1-5', @hourly")
       .argument('[json]', 'payload of every job as JSON; {} when left out')
@@ -346,6 +378,23 @@ export function buildProgram(cli: Cli, outcome: Outcome): Command {
 
   return program
 }
+
+/** The command that these words call, as a person writes it: `schedules add`; '' when they call none. */
+export function commandPath(program: Command, words: readonly string[]): string {
+  let command = program
+  for (const word of words) command = command.commands.find((sub) => sub.name() === word) ?? command
+  return command === program ? '' : pathOf(command)
+}
+
+const ABOUT_IDS =
+  'About ids: every job has an id, a whole number that is never given twice; it is what explain, cancel, results show ' +
+  'and dead requeue take. Ids grow with time, with gaps: a process reserves ' +
+  `${grouped(CHUNK_JOBS_MAX)} at a time and drops what is left of them a minute later, or when it ends.`
+
+const ABOUT_CRON =
+  "Cron: minute, hour, day of the month, month, day of the week; six fields begin with the second. Every ten minutes is '*/10 * * * *', " +
+  "every ten seconds '*/10 * * * * *', every hour @hourly, weekdays at nine '0 9 * * 1-5'. " +
+  'What does not divide an hour or a day evenly (every 90 minutes) takes several schedules.'
 
 /** The settings that the command line gave, by name. */
 export function settingFlags(program: Command): Record<string, unknown> {

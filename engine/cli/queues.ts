@@ -1,19 +1,26 @@
 // `queues list | pause | resume | purge`: queues as a whole.
 
 import { type Cli, withClient } from './context.ts'
-import { count, plural, printTable } from './text.ts'
+import { styled } from './styled.ts'
+import { printTable } from './table.ts'
+import { count, plural } from './text.ts'
 
 export async function queuesList(cli: Cli): Promise<void> {
   const { terminal } = cli
   const rows = await withClient(cli, 'nothing', (client) => client.console.queues())
   if (terminal.json) return rows.forEach((row) => void terminal.record(row))
   if (rows.length === 0) return terminal.print('No queue yet.')
-  await printTable(
+  printTable(
     terminal,
-    [{ head: 'queue' }, { head: 'state' }, { head: 'waiting', align: 'right' }, { head: 'in flight', align: 'right' }],
+    [
+      { head: 'queue', narrow: 'cut' },
+      { head: 'state' },
+      { head: 'waiting', align: 'right' },
+      { head: 'in flight', align: 'right' },
+    ],
     rows.map((row) => [
       row.queue,
-      row.paused ? terminal.style('yellow', 'paused') : 'open',
+      row.paused ? styled('yellow', 'paused') : 'open',
       count(row.available + row.scheduled + row.retrying + row.blocked),
       count(row.inFlight),
     ]),
@@ -23,7 +30,10 @@ export async function queuesList(cli: Cli): Promise<void> {
 export async function queuesSwitch(cli: Cli, verb: 'pause' | 'resume', queue: string): Promise<void> {
   await withClient(cli, 'nothing', (client) => client.console.queue[verb](queue))
   if (cli.terminal.json) cli.terminal.record({ queue, paused: verb === 'pause' })
-  else if (verb === 'pause') cli.terminal.print(`Queue ${queue} is paused; what runs runs on.`)
+  else if (verb === 'pause')
+    cli.terminal.print(
+      `Queue ${queue} is paused; running jobs finish. Open it again: ${cli.command('queues', 'resume', queue)}`,
+    )
   else cli.terminal.print(`Queue ${queue} is open again.`)
 }
 

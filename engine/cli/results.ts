@@ -2,11 +2,14 @@
 
 import { EngineError } from '../base/errors.ts'
 import type { ResultFilter } from './api.ts'
+import { cleanJson } from './clean.ts'
 import { type Cli, withClient } from './context.ts'
-import { brief, moment, plural, printTable } from './text.ts'
+import { styled } from './styled.ts'
+import { printTable } from './table.ts'
+import { brief, moment, plural } from './text.ts'
 
 export async function resultsList(cli: Cli, filter: ResultFilter): Promise<void> {
-  const { terminal, program } = cli
+  const { terminal } = cli
   const { rows, older } = await withClient(cli, 'nothing', (client) => client.console.results.page(filter))
   if (terminal.json) {
     for (const row of rows) terminal.record(row)
@@ -16,15 +19,15 @@ export async function resultsList(cli: Cli, filter: ResultFilter): Promise<void>
   if (rows.length === 0)
     terminal.print(older === null ? 'No result fits.' : 'No result fits among those looked through.')
   else
-    await printTable(
+    printTable(
       terminal,
       [
         { head: 'id', align: 'right' },
-        { head: 'task' },
-        { head: 'queue' },
-        { head: 'attempt', align: 'right' },
-        { head: 'completed (UTC)' },
-        { head: 'result' },
+        { head: 'task', narrow: 'cut' },
+        { head: 'queue', narrow: 'cut', spare: 2 },
+        { head: 'attempt', align: 'right', spare: 1 },
+        { head: 'completed (UTC)', narrow: 'seconds', spare: 3 },
+        { head: 'result', narrow: 'cut' },
       ],
       rows.map((row) => [
         String(row.id),
@@ -36,9 +39,9 @@ export async function resultsList(cli: Cli, filter: ResultFilter): Promise<void>
       ]),
     )
   const more = older === null ? [] : [`older ones: --cursor ${older}`]
-  const whole = rows.length === 0 ? [] : [`a whole one: ${program} results show ${rows[0]!.id}`]
+  const whole = rows.length === 0 ? [] : [`a whole one: ${cli.command('results', 'show', String(rows[0]!.id))}`]
   const notes = [...more, ...whole]
-  if (notes.length > 0) terminal.note(terminal.style('dim', `  ${notes.join('; ')}`))
+  if (notes.length > 0) terminal.note(styled('dim', `  ${notes.join('; ')}`))
 }
 
 export async function resultsShow(cli: Cli, id: number): Promise<void> {
@@ -48,7 +51,7 @@ export async function resultsShow(cli: Cli, id: number): Promise<void> {
   if (job.state !== 'completed')
     throw new EngineError('NO_RESULT', `job ${id} is ${job.state}, not completed`, { jobId: id, state: job.state })
   if (terminal.json) terminal.record({ id, result: job.result ?? null })
-  else terminal.print(JSON.stringify(job.result ?? null, null, 2))
+  else terminal.page(cleanJson(job.result ?? null, 2).split('\n'))
 }
 
 export async function resultsCleanup(cli: Cli, filter: Pick<ResultFilter, 'queue' | 'completedBefore'>): Promise<void> {

@@ -6,12 +6,16 @@ import type { Clock } from '../base/clock.ts'
 import { EngineError, ERROR_CODES, messageOf } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import { readConfigFile } from '../config/file.ts'
-import { type Config, loadConfig } from '../config/load.ts'
+import { type Config, loadConfig, masked } from '../config/load.ts'
+import { flagOf, type SettingName } from '../config/settings.ts'
 import type { Api } from './api.ts'
 import type { Cli, Signals } from './context.ts'
+import { hintFor, usageHint } from './hints.ts'
 import { openLog } from './log.ts'
-import { buildProgram, settingFlags } from './program.ts'
+import { buildProgram, commandPath, settingFlags } from './program.ts'
+import { quoted } from './quoted.ts'
 import { speaksText } from './start.ts'
+import { styled } from './styled.ts'
 import { type Output, Terminal } from './terminal.ts'
 
 export interface Surroundings {
@@ -48,7 +52,9 @@ export async function run(around: Surroundings): Promise<number> {
     return loaded
   }
   const log = (to: 'stdout' | 'stderr') => openFor(to)
-  const cli: Cli = { terminal, api, clock, signals, cwd, program: name, version, nodeVersion, config, log }
+  const command = (...words: readonly string[]) =>
+    [name, ...words.map(quoted), ...whichDatabase(program.opts()).map(quoted)].join(' ')
+  const cli: Cli = { terminal, api, clock, signals, cwd, program: name, version, nodeVersion, config, log, command }
   const openFor = async (to: 'stdout' | 'stderr'): Promise<Log> => {
     const { values, sources } = await config()
     const asked = sources.logLevel.kind !== 'default'
@@ -58,31 +64,32 @@ export async function run(around: Surroundings): Promise<number> {
       to === 'stdout'
         ? speaksText(cli, values)
         : values.logFormat === 'text' || (values.logFormat === 'auto' && !terminal.json && stderr.isTTY === true)
-    const write = (line: string) => (to === 'stdout' ? terminal.raw(line) : terminal.error(line))
-    return openLog({ level, text, colours: terminal.colours, write })
+    return openLog({ level, text, colours: terminal.colours, write: (line, pretty) => terminal.log(to, line, pretty) })
   }
   const program = buildProgram(cli, outcome)
   try {
     await program.parseAsync(words, { from: 'user' })
   } catch (error) {
-    outcome.code = report(terminal, name, error, verbose)
+    outcome.code = report(cli, error, commandPath(program, before), verbose)
   }
   await terminal.flush()
   return outcome.code
 }
 
 /** Says what went wrong; returns the exit code. */
-function report(terminal: Terminal, program: string, error: unknown, verbose: boolean): number {
+function report(cli: Cli, error: unknown, path: string, verbose: boolean): number {
+  const { terminal } = cli
   if (error instanceof CommanderError && error.exitCode === 0) return 0 // help or version was asked for
-  const told = tell(error, program)
+  const told = tell(cli, error, path)
   if (terminal.json) {
     const { exit, ...facts } = told
-    terminal.error(`${JSON.stringify({ error: verbose ? { ...facts, stack: stackOf(error) } : facts })}\n`)
+    terminal.problem({ error: verbose ? { ...facts, stack: stackOf(error) } : facts })
     return exit
   }
-  terminal.note(`${terminal.style('red', 'error:')} ${told.message}`)
-  if (told.hint !== '') terminal.note(`${terminal.style('dim', 'hint:')}  ${told.hint}`)
-  if (verbose) terminal.note(stackOf(error))
+  for (const message of messagesOf(error, told.message)) terminal.note(styled('red', 'error:'), ` ${message}`)
+  if (told.hint !== '') terminal.note(styled('dim', 'hint:'), `  ${told.hint}`)
+  // indented, so that no line of a message can pass for one of ours
+  if (verbose) for (const line of stackOf(error).split('\n')) terminal.note('  ', line)
   return told.exit
 }
 
@@ -94,17 +101,16 @@ interface Told {
   readonly details?: unknown
 }
 
-function tell(error: unknown, program: string): Told {
+function tell(cli: Cli, error: unknown, path: string): Told {
   if (error instanceof CommanderError) {
     const message = error.message.replace(/^error: /, '').replace(/\s*\n\(Did you mean (.+)\?\)/s, '; did you mean $1?')
-    return { code: 'USAGE', message, hint: `${program} --help lists commands and flags.`, exit: USAGE_EXIT }
+    return { code: 'USAGE', message, hint: usageHint(cli, path), exit: USAGE_EXIT }
   }
   if (error instanceof EngineError) {
-    const hint = error.hint.replaceAll('`millrace ', `\`${program} `)
     return {
       code: error.code,
       message: error.message,
-      hint,
+      hint: hintFor(cli, error, path),
       exit: ERROR_CODES[error.code].exit,
       details: error.details,
     }
@@ -117,4 +123,20 @@ function stackOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
   const cause = error.cause === undefined ? '' : `\ncaused by ${stackOf(error.cause)}`
   return `${error.stack ?? error.message}${cause}`
+}
+
+/** One error is one line, also when a setting has a line break in it; several wrong settings are several. */
+function messagesOf(error: unknown, message: string): string[] {
+  if (!(error instanceof EngineError)) return [message]
+  const { problems } = error.details
+  return Array.isArray(problems) ? problems.map((problem: { message: string }) => problem.message) : [message]
+}
+
+const WHICH_DATABASE: readonly SettingName[] = ['database', 'schema', 'dataDir']
+
+/** The flags that were given and say which database is meant, so that a command to copy has them too. */
+function whichDatabase(given: Readonly<Record<string, unknown>>): string[] {
+  const config = typeof given.config === 'string' ? ['--config', given.config] : []
+  const named = WHICH_DATABASE.filter((name) => given[name] !== undefined)
+  return [...config, ...named.flatMap((name) => [flagOf(name), String(masked(name, given[name]))])]
 }

@@ -3,8 +3,11 @@
 import type { ScheduleChange, ScheduleDefinition, ScheduleFilter, ScheduleRow, TriggerOptions } from './api.ts'
 import { type Cli, withClient } from './context.ts'
 import { colouredState } from './jobs.ts'
+import { quoted } from './quoted.ts'
 import { readJson } from './read.ts'
-import { brief, cut, moment, plural, printTable, span } from './text.ts'
+import { type Part, styled } from './styled.ts'
+import { printTable } from './table.ts'
+import { brief, moment, plural, span } from './text.ts'
 
 /** What the command line gave for add and change. */
 export interface ScheduleFlags {
@@ -29,35 +32,35 @@ export interface ScheduleFlags {
 }
 
 export async function schedulesList(cli: Cli, filter: ScheduleFilter): Promise<void> {
-  const { terminal, program } = cli
+  const { terminal } = cli
   const rows = await withClient(cli, 'nothing', (client) => client.schedules.list(filter))
   if (terminal.json) return rows.forEach((row) => void terminal.record(row))
   if (rows.length === 0) return terminal.print('There is no schedule.')
-  await printTable(
+  printTable(
     terminal,
     [
-      { head: 'id' },
-      { head: 'task', spare: 3 },
-      { head: 'queue', spare: 1 },
-      { head: 'cron' },
-      { head: 'zone', spare: 4 },
+      { head: 'id', narrow: 'cut' },
+      { head: 'task', narrow: 'cut', spare: 3 },
+      { head: 'queue', narrow: 'cut', spare: 1 },
+      { head: 'cron', narrow: 'cut' },
+      { head: 'zone', narrow: 'cut', spare: 4 },
       { head: 'runs', align: 'right', spare: 2 },
       { head: 'next (UTC)' },
-      { head: 'last' },
+      { head: 'last', narrow: 'wrap', lines: 2 },
     ],
     rows.map((row) => [
-      cut(row.id, 40),
+      row.id,
       row.task,
       row.queue,
       row.cron,
       row.timeZone,
       String(row.runCount),
-      nextOf(cli, row),
-      lastOf(cli, row),
+      nextOf(row),
+      lastOf(row),
     ]),
   )
-  const more = rows.length >= (filter.limit ?? 100) ? `more: --after ${rows.at(-1)!.id}; ` : ''
-  terminal.note(terminal.style('dim', `  ${more}when is it due: ${program} schedules next ${rows[0]!.id}`))
+  const more = rows.length >= (filter.limit ?? 100) ? `more: --after ${quoted(rows.at(-1)!.id)}; ` : ''
+  terminal.note(styled('dim', `  ${more}when is it due: ${cli.command('schedules', 'next', rows[0]!.id)}`))
 }
 
 export async function schedulesAdd(
@@ -75,7 +78,8 @@ export async function schedulesAdd(
     ...(json !== undefined && { payload: readJson(json) }),
   }
   const row = await withClient(cli, 'schema', (client) => client.schedules.create(definition))
-  say(cli, row, `Schedule ${row.id} made; next at ${moment(row.nextAt) || 'no time'} UTC.`)
+  say(cli, row, `Schedule ${row.id} made; ${nextIn(row)}`)
+  cli.terminal.note(styled('dim', `  when else: ${cli.command('schedules', 'next', row.id)}`))
 }
 
 export async function schedulesChange(cli: Cli, id: string, flags: ScheduleFlags): Promise<void> {
@@ -86,7 +90,7 @@ export async function schedulesChange(cli: Cli, id: string, flags: ScheduleFlags
     const options = { ...(await client.schedules.get(id))?.options, ...change.options }
     return client.schedules.update(id, { ...change, options })
   })
-  say(cli, row, `Schedule ${row.id} changed; next at ${moment(row.nextAt) || 'no time'} UTC.`)
+  say(cli, row, `Schedule ${row.id} changed; ${nextIn(row)}`)
 }
 
 export async function schedulesSwitch(cli: Cli, verb: 'pause' | 'resume' | 'delete', id: string): Promise<void> {
@@ -107,7 +111,11 @@ export async function schedulesTrigger(
     ...(json !== undefined && { payload: readJson(json) }),
   }
   const job = await withClient(cli, 'nothing', (client) => client.schedules.trigger(id, overrides))
-  say(cli, { schedule: id, id: job.id }, `Enqueued job ${job.id}. See its life: ${cli.program} explain ${job.id}`)
+  say(
+    cli,
+    { schedule: id, id: job.id },
+    `Enqueued job ${job.id}. See its life: ${cli.command('explain', String(job.id))}`,
+  )
 }
 
 export async function schedulesNext(cli: Cli, id: string, { count }: { count: number }): Promise<void> {
@@ -122,23 +130,26 @@ export async function schedulesNext(cli: Cli, id: string, { count }: { count: nu
     return
   }
   terminal.print(`${id}: ${row.cron} in ${row.timeZone}, runs ${row.task} in queue ${row.queue}`)
-  if (row.paused) terminal.print(terminal.style('yellow', 'It is paused: none of these will run before it is resumed.'))
+  if (row.paused) terminal.print(styled('yellow', 'It is paused: none of these will run before it is resumed.'))
   if (upcoming.length === 0) terminal.print('It is not due any more.')
   else
-    await printTable(
+    printTable(
       terminal,
-      [{ head: 'due (UTC)' }, { head: `in ${row.timeZone}` }],
+      [
+        { head: 'due (UTC)', narrow: 'seconds' },
+        { head: `in ${row.timeZone}`, narrow: 'cut' },
+      ],
       upcoming.map((it) => [moment(it.at), it.local]),
     )
   if (history.length === 0) return terminal.print('It has not been due yet.')
-  await printTable(
+  printTable(
     terminal,
     [
-      { head: 'was due (UTC)' },
+      { head: 'was due (UTC)', narrow: 'seconds' },
       { head: 'late', align: 'right' },
       { head: 'job', align: 'right' },
-      { head: 'node', align: 'right' },
-      { head: 'outcome' },
+      { head: 'node', align: 'right', spare: 1 },
+      { head: 'outcome', narrow: 'wrap' },
     ],
     history.map((it) => [
       moment(it.scheduledAt),
@@ -146,13 +157,13 @@ export async function schedulesNext(cli: Cli, id: string, { count }: { count: nu
       brief(it.jobId),
       it.manual ? '' : String(it.node),
       it.outcome === 'failed'
-        ? terminal.style('red', `failed ${brief(it.error)}`)
+        ? styled('red', `failed ${brief(it.error)}`)
         : it.jobState === null
           ? it.outcome
-          : colouredState(cli, it.jobState),
+          : colouredState(it.jobState),
     ]),
   )
-  terminal.note(terminal.style('dim', `  ${plural(row.runCount, 'job')} made so far`))
+  terminal.note(styled('dim', `  ${plural(row.runCount, 'job')} made so far`))
 }
 
 /** The named flags as fields; those left out are left out. */
@@ -186,15 +197,20 @@ function say({ terminal }: Cli, record: object, text: string): void {
   else terminal.print(text)
 }
 
-function nextOf({ terminal }: Cli, row: ScheduleRow): string {
-  if (row.error !== null) return terminal.style('red', 'invalid')
-  if (row.paused) return terminal.style('yellow', 'paused')
+function nextIn(row: ScheduleRow): string {
+  if (row.paused) return 'it is paused.'
+  return row.nextAt === null ? 'it is not due any more.' : `next at ${moment(row.nextAt)} UTC.`
+}
+
+function nextOf(row: ScheduleRow): Part {
+  if (row.error !== null) return styled('red', 'invalid')
+  if (row.paused) return styled('yellow', 'paused')
   return row.nextAt === null ? 'over' : moment(row.nextAt).slice(0, 19)
 }
 
-function lastOf({ terminal }: Cli, row: ScheduleRow): string {
-  if (row.error !== null) return terminal.style('red', row.error)
-  if (row.lastOutcome === 'failed') return terminal.style('red', `failed ${brief(row.lastError)}`)
+function lastOf(row: ScheduleRow): Part {
+  if (row.error !== null) return styled('red', row.error)
+  if (row.lastOutcome === 'failed') return styled('red', `failed ${brief(row.lastError)}`)
   if (row.lastOutcome === null) return ''
   const late = row.lastLateMs === null ? '' : `, ${span(Math.max(0, row.lastLateMs))} late`
   return `${row.lastOutcome}${row.lastJobId === null ? '' : ` job ${row.lastJobId}`}${late}`

@@ -7,6 +7,7 @@ import type { Settings } from '../config/settings.ts'
 import type { Engine, EngineStats } from './api.ts'
 import { shown } from './config.ts'
 import type { Cli } from './context.ts'
+import { type Part, styled, Text } from './styled.ts'
 import { count, lackingNode, plural, rate, span } from './text.ts'
 
 /** Why `start` ends when nobody asked for it. */
@@ -40,7 +41,7 @@ export async function start(cli: Cli): Promise<number> {
     const whole = (async () => {
       await engine.start()
       const tookMs = cli.clock.steadyMs() - startedMs
-      if (people) cli.terminal.print(`${cli.terminal.style('green', 'Ready')} in ${span(tookMs)}. Stop with Ctrl+C.\n`)
+      if (people) readyLines(cli, tookMs)
       else log.info({ tookMs: Math.round(tookMs) }, 'start.ready')
       await summariesUntil(cli, engine, end, settings, log, people)
       return await stop(cli, engine, await end, settings, log, people)
@@ -58,8 +59,13 @@ export function speaksText(cli: Cli, settings: Settings): boolean {
   return settings.logFormat === 'text' || cli.terminal.interactive
 }
 
+function readyLines({ terminal }: Cli, tookMs: number): void {
+  terminal.print(styled('green', 'Ready'), ` in ${span(tookMs)}. Stop with Ctrl+C.`)
+  terminal.print()
+}
+
 function greet({ terminal, version, nodeVersion }: Cli, settings: Settings): void {
-  terminal.print(`${terminal.style('bold', `Millrace ${version}`)} on Node ${nodeVersion.replace(/^v/, '')}`)
+  terminal.print(styled('bold', `Millrace ${version}`), ` on Node ${nodeVersion.replace(/^v/, '')}`)
   const embedded = settings.database === null
   for (const [label, value] of [
     ['database', embedded ? `embedded PostgreSQL in ${settings.dataDir}` : shown('database', settings.database)],
@@ -68,7 +74,7 @@ function greet({ terminal, version, nodeVersion }: Cli, settings: Settings): voi
     ['queues', shown('queues', settings.queues)],
     ['threads', `${plural(settings.threads, 'thread')}, ${count(settings.heldMax)} jobs held at most`],
   ] as const) {
-    terminal.print(`  ${terminal.style('dim', label.padEnd(9))} ${value}`)
+    terminal.print('  ', styled('dim', label.padEnd(9)), ` ${value}`)
   }
 }
 
@@ -116,7 +122,7 @@ function lackingNodes(cli: Cli, engine: Engine, log: Log, people: boolean): () =
     if (names === said) return
     said = names
     for (const row of rows.slice(0, LACKING_SAID)) {
-      if (people) cli.terminal.print(cli.terminal.style('yellow', lackingNode(row)))
+      if (people) cli.terminal.print(styled('yellow', lackingNode(row)))
       else log.warn({ ...row }, 'start.unserved_task')
     }
     if (rows.length > LACKING_SAID && people) cli.terminal.print(`and ${rows.length - LACKING_SAID} more such tasks`)
@@ -132,19 +138,23 @@ function lackingNodes(cli: Cli, engine: Engine, log: Log, people: boolean): () =
   }
 }
 
-function summary({ terminal, clock }: Cli, now: EngineStats, perSecond: number, idle: boolean): string {
-  const time = terminal.style('dim', new Date(clock.wallMs()).toTimeString().slice(0, 8))
+function summary({ clock }: Cli, now: EngineStats, perSecond: number, idle: boolean): Text {
+  const time = styled('dim', new Date(clock.wallMs()).toTimeString().slice(0, 8))
   const done = `${count(now.completed)} done`
-  if (idle) return `${time}  ${done}, nothing waits`
-  const parts = [
+  if (idle) return Text.of(time, `  ${done}, nothing waits`)
+  const parts: Part[] = [
     `${done} (${rate(perSecond)}/s)`,
     `${count(now.running)} running`,
     `${count(Math.max(0, now.held - now.running))} waiting here`,
     now.retried > 0 ? `${count(now.retried)} retried` : '',
-    now.dead > 0 ? terminal.style('red', `${count(now.dead)} dead`) : '',
+    now.dead > 0 ? styled('red', `${count(now.dead)} dead`) : '',
     `run p50 ${span(now.runMs.p50)} p99 ${span(now.runMs.p99)}`,
   ]
-  return `${time}  ${parts.filter((part) => part !== '').join(', ')}`
+  return Text.of(
+    time,
+    '  ',
+    ...parts.filter((part) => part !== '').flatMap((part, i) => (i === 0 ? [part] : [', ', part])),
+  )
 }
 
 async function stop(
@@ -156,14 +166,15 @@ async function stop(
   people: boolean,
 ): Promise<number> {
   if (why === ITSELF) {
-    if (people) cli.terminal.print(cli.terminal.style('red', 'The engine stopped itself; the log says why.'))
+    if (people) cli.terminal.print(styled('red', 'The engine stopped itself; the log says why.'))
     else log.error({}, 'start.stopped_itself')
     return ITSELF_EXIT
   }
   const { running } = engine.stats()
   if (people) {
     const what = running > 0 ? `waiting up to ${span(stopTimeoutMs)} for ${plural(running, 'running job')}` : 'flushing'
-    cli.terminal.print(`\nStopping (${why}): ${what}. Once more to leave at once.`)
+    cli.terminal.print()
+    cli.terminal.print(`Stopping (${why}): ${what}. Once more to leave at once.`)
   } else log.info({ why, running, stopTimeoutMs }, 'start.stopping')
   const report = await engine.stop(stopTimeoutMs)
   const { completed } = engine.stats()

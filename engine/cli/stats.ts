@@ -2,7 +2,9 @@
 
 import type { Client, LoopRow, NodeRow, QueueStats, UnservedTask } from './api.ts'
 import { type Cli, withClient } from './context.ts'
-import { count, lackingNode, printTable, span } from './text.ts'
+import { styled } from './styled.ts'
+import { printTable } from './table.ts'
+import { count, lackingNode, span } from './text.ts'
 
 export async function stats(cli: Cli, flags: { watch?: boolean; every: number }): Promise<void> {
   await withClient(cli, 'nothing', async (client) => {
@@ -12,8 +14,8 @@ export async function stats(cli: Cli, flags: { watch?: boolean; every: number })
     void Promise.race([signals.first, cli.terminal.gone]).then(() => stop.abort())
     while (!stop.signal.aborted) {
       const seen = await look(client)
-      if (cli.terminal.interactive) cli.terminal.raw('\u001b[H\u001b[2J')
-      await show(cli, seen)
+      cli.terminal.clear()
+      show(cli, seen)
       await cli.clock.sleep(flags.every, stop.signal)
     }
     signals.release()
@@ -40,16 +42,34 @@ async function look(client: Client): Promise<Seen> {
   return { queues, nodes, loops, unserved }
 }
 
-async function show({ terminal, program }: Cli, { queues, nodes, loops, unserved }: Seen): Promise<void> {
-  if (terminal.json) return terminal.record({ queues, nodes, loops, unserved })
-  if (queues.length === 0)
-    return terminal.print(`No queue yet. Enqueue a job: ${program} enqueue TASK '{"some":"json"}'`)
-  await printTable(
+function show(cli: Cli, { queues, nodes, loops, unserved }: Seen): void {
+  const { terminal } = cli
+  if (terminal.json) terminal.record({ queues, nodes, loops, unserved })
+  else {
+    showQueues(cli, queues)
+    terminal.print()
+    showNodes(cli, nodes, loops)
+    showUnserved(cli, unserved)
+  }
+}
+
+function showQueues(cli: Cli, queues: readonly QueueStats[]): void {
+  const { terminal } = cli
+  if (queues.length === 0) {
+    terminal.print(`No queue yet. Enqueue a job: ${cli.command('enqueue', 'TASK', '{"some":"json"}')}`)
+    return
+  }
+  printTable(
     terminal,
     [
-      { head: 'queue' },
-      ...NUMBERS.map((head) => ({ head, align: 'right' as const })),
-      { head: 'oldest waits', align: 'right' },
+      { head: 'queue', narrow: 'cut' },
+      { head: 'waiting', align: 'right' },
+      { head: 'in flight', align: 'right' },
+      { head: 'scheduled', align: 'right', spare: 3 },
+      { head: 'retrying', align: 'right', spare: 2 },
+      { head: 'blocked', align: 'right', spare: 1 },
+      { head: 'dead', align: 'right' },
+      { head: 'oldest', align: 'right', spare: 4 },
     ],
     queues.map((row) => [
       row.queue,
@@ -58,23 +78,29 @@ async function show({ terminal, program }: Cli, { queues, nodes, loops, unserved
       count(row.scheduled),
       count(row.retrying),
       count(row.blocked),
-      row.dead > 0 ? terminal.style('red', count(row.dead)) : '0',
+      row.dead > 0 ? styled('red', count(row.dead)) : '0',
       row.oldestWaitingMs === null || row.available === 0 ? '' : span(row.oldestWaitingMs),
     ]),
   )
-  terminal.print()
-  if (nodes.length === 0) return terminal.print(`No node is running. Start one: ${program} start`)
-  await printTable(
+}
+
+function showNodes(cli: Cli, nodes: readonly NodeRow[], loops: readonly LoopRow[]): void {
+  const { terminal } = cli
+  if (nodes.length === 0) {
+    terminal.print(`No node is running. Start one: ${cli.command('start')}`)
+    return
+  }
+  printTable(
     terminal,
     [
       { head: 'node', align: 'right' },
-      { head: 'host' },
+      { head: 'host', narrow: 'cut' },
       { head: 'pid', align: 'right', spare: 2 },
       { head: 'threads', align: 'right', spare: 1 },
       { head: 'holds', align: 'right' },
       { head: 'state' },
       { head: 'heard' },
-      { head: 'loop p50, max', align: 'right' },
+      { head: 'loop p50, max', align: 'right', spare: 3 },
     ],
     nodes.map((row) => [
       String(row.id),
@@ -82,13 +108,16 @@ async function show({ terminal, program }: Cli, { queues, nodes, loops, unserved
       String(row.pid),
       count(row.threads),
       count(row.held),
-      row.silentMs > row.limitMs ? terminal.style('red', 'silent') : row.state,
+      row.silentMs > row.limitMs ? styled('red', 'silent') : row.state,
       `${span(row.silentMs)} ago`,
       loopOf(loops.find((loop) => loop.node === row.id)),
     ]),
   )
+}
+
+function showUnserved({ terminal }: Cli, unserved: readonly UnservedTask[]): void {
   if (unserved.length > 0) terminal.print()
-  for (const row of unserved.slice(0, UNSERVED_SHOWN)) terminal.print(terminal.style('yellow', lackingNode(row)))
+  for (const row of unserved.slice(0, UNSERVED_SHOWN)) terminal.print(styled('yellow', lackingNode(row)))
   if (unserved.length > UNSERVED_SHOWN) terminal.print(`and ${unserved.length - UNSERVED_SHOWN} more such tasks`)
 }
 
@@ -97,5 +126,3 @@ function loopOf(loop: LoopRow | undefined): string {
 }
 
 const UNSERVED_SHOWN = 10
-
-const NUMBERS = ['waiting', 'in flight', 'scheduled', 'retrying', 'blocked', 'dead']

@@ -51,10 +51,10 @@ export const PACKAGE_HOMES: Readonly<Record<string, RegExp>> = {
   'cron-parser': /^engine\/schedule\//,
   zod: /^engine\/(config|http)\//,
   commander: /^engine\/cli\//,
-  'cli-progress': /^engine\/cli\//,
-  'cli-table3': /^engine\/cli\//,
-  pino: /^engine\/cli\//,
-  'pino-pretty': /^engine\/cli\//,
+  'cli-progress': /^engine\/cli\/terminal\.ts$/, // reaches the stream
+  'string-width': /^engine\/cli\/styled\.ts$/,
+  pino: /^engine\/cli\/log\.ts$/,
+  'pino-pretty': /^engine\/cli\/log\.ts$/,
   'node:worker_threads': /^threads\//,
   'node:child_process': /^engine\/store\/embedded/,
   'node:perf_hooks': /^engine\/scheduler\/stats\.ts$/, // histograms; the clock is in base/

@@ -17,9 +17,9 @@ import type { TaskDefaults } from './enqueuer/options.ts'
 import { openSchedules } from './schedule-verbs.ts'
 import { DatabaseTime } from './store/database-time.ts'
 import { type EmbeddedServer, openEmbedded } from './store/embedded.ts'
-import type { MigrationReport } from './store/migrate.ts'
 import { ScheduleStore } from './store/schedule-store.ts'
 import { Store } from './store/store.ts'
+import type { MigrationReport } from './store/types.ts'
 
 /** Every setting but the tasks, and what only code can hand over. */
 export interface AccessOptions extends Partial<Omit<Settings, 'tasks'>> {

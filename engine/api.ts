@@ -4,10 +4,9 @@
 import type { InboxStats } from '../threads/inbox.ts'
 import type { Json, RetryPolicy, TaskDefinition } from './base/task.ts'
 import type { Settings } from './config/settings.ts'
-import type { Enqueued, EnqueuedMany, EnqueueItem } from './enqueuer/enqueuer.ts'
-import type { EnqueueOptions } from './enqueuer/options.ts'
+import type { Enqueued, EnqueuedMany, EnqueueItem, EnqueueOptions } from './enqueuer/options.ts'
 import type { Message as LoopMessage } from './scheduler/messages.ts'
-import type { MigrationReport } from './store/migrate.ts'
+import type { MigrationReport } from './store/types.ts'
 
 /** Task names with their payload types; what `createEngine({ tasks: [a, b] })` knows about its tasks. */
 export type Registry = Record<string, unknown>
@@ -19,6 +18,13 @@ export type RegistryOf<Tasks extends readonly TaskDefinition<string, never, unkn
 
 type NameOf<Tasks> = Extract<keyof Tasks, string>
 
+/** What follows the name: a task that takes nothing, or may be given nothing, needs no payload; null stands for it. */
+export type EnqueueArguments<Payload> = [undefined] extends [Payload]
+  ? [payload?: Payload | null, options?: EnqueueOptions]
+  : [null] extends [Payload]
+    ? [payload?: Payload, options?: EnqueueOptions]
+    : [payload: Payload, options?: EnqueueOptions]
+
 /** Who may enqueue. With a registry a wrong name or payload does not compile. */
 export interface Producer<Tasks = Registry> {
   /**
@@ -28,7 +34,7 @@ export interface Producer<Tasks = Registry> {
    * send such a job again.
    * @throws EngineError VALIDATION, INVALID_PAYLOAD, DUPLICATE_TASK (details.jobId), STORE_UNREACHABLE, STORE_TIMEOUT
    */
-  enqueue<Name extends NameOf<Tasks>>(task: Name, payload: Tasks[Name], options?: EnqueueOptions): Promise<Enqueued>
+  enqueue<Name extends NameOf<Tasks>>(task: Name, ...job: EnqueueArguments<Tasks[Name]>): Promise<Enqueued>
   /** Enqueues many jobs of one task that share their options: all or nothing. */
   enqueueMany<Name extends NameOf<Tasks>>(
     task: Name,
@@ -42,13 +48,17 @@ export interface Producer<Tasks = Registry> {
 export type ItemOf<Tasks> = {
   [Name in NameOf<Tasks>]: Omit<EnqueueItem, 'task' | 'payload'> & {
     readonly task: Name
-  } & (undefined extends Tasks[Name] ? { readonly payload?: Tasks[Name] } : { readonly payload: Tasks[Name] })
+  } & (undefined extends Tasks[Name]
+      ? { readonly payload?: Tasks[Name] | null }
+      : null extends Tasks[Name]
+        ? { readonly payload?: Tasks[Name] }
+        : { readonly payload: Tasks[Name] })
 }[NameOf<Tasks>]
 
 /** A process that only enqueues and looks. */
 export interface Client<Tasks = Registry> extends Producer<Tasks> {
-  readonly console: Console
-  readonly schedules: Schedules
+  readonly console: Console<Tasks>
+  readonly schedules: Schedules<Tasks>
   /** Brings the schema up to this version. */
   migrate(dryRun?: boolean): Promise<MigrationReport>
   close(): Promise<void>
@@ -56,8 +66,8 @@ export interface Client<Tasks = Registry> extends Producer<Tasks> {
 }
 
 export interface Engine<Tasks = Registry> extends Producer<Tasks> {
-  readonly console: Console
-  readonly schedules: Schedules
+  readonly console: Console<Tasks>
+  readonly schedules: Schedules<Tasks>
   /** Connects, migrates, loads the tasks, recovers what a predecessor left, and begins to work. */
   start(): Promise<void>
   /**
@@ -161,8 +171,8 @@ export interface EngineStats {
   readonly lateMs: Spread
 }
 
-export interface Console {
-  readonly schedules: Schedules
+export interface Console<Tasks = Registry> {
+  readonly schedules: Schedules<Tasks>
   queues(): Promise<QueueStats[]>
   readonly queue: QueueVerbs
   readonly results: ResultVerbs
@@ -454,18 +464,15 @@ export interface ScheduleJobOptions {
   readonly meta?: Readonly<Record<string, Json>>
 }
 
-export interface ScheduleDefinition {
+interface ScheduleFields {
   /** 1 to 255 characters. Default: the task's name. */
   readonly id?: string
-  readonly task: string
   /** Default: the task's queue, else 'default'. */
   readonly queue?: string
   /** Five fields, six with seconds first, or a shorthand such as @hourly. */
   readonly cron: string
   /** An IANA name. Default UTC. */
   readonly timeZone?: string
-  /** Of every job, at most 64 KiB of JSON. Default {}. */
-  readonly payload?: unknown
   readonly options?: ScheduleJobOptions
   /** First moment that counts, and the first that does not any more. */
   readonly startsAt?: Date | number | null
@@ -488,8 +495,20 @@ export interface ScheduleDefinition {
   readonly paused?: boolean
 }
 
+/** With a registry a wrong task or payload does not compile. */
+export type ScheduleDefinition<Tasks = Registry> = {
+  [Name in NameOf<Tasks>]: ScheduleFields & { readonly task: Name } & SchedulePayload<Tasks[Name]>
+}[NameOf<Tasks>]
+
+/** `payload` is that of every job, at most 64 KiB of JSON. Default {}, for tasks that accept it. */
+type SchedulePayload<Payload> =
+  Record<never, never> extends Payload ? { readonly payload?: Payload } : { readonly payload: Payload }
+
 /** Fields that update() changes; those left out stay. */
-export type ScheduleChange = Partial<Omit<ScheduleDefinition, 'id'>>
+export interface ScheduleChange<Tasks = Registry> extends Partial<Omit<ScheduleFields, 'id'>> {
+  readonly task?: NameOf<Tasks>
+  readonly payload?: unknown
+}
 
 export interface ScheduleRow {
   readonly id: string
@@ -565,19 +584,19 @@ export interface TriggerOptions extends ScheduleJobOptions {
 }
 
 /** Every call throws EngineError: VALIDATION naming the field, SCHEDULE_NOT_FOUND, STORE_UNREACHABLE, STORE_TIMEOUT. */
-export interface Schedules {
+export interface Schedules<Tasks = Registry> {
   /**
    * Makes the schedules of a queue (default 'default') or of several equal to the list, in one transaction: those listed
    * are made or changed, those registered earlier and not listed now are deleted. Schedules made by create() are left
    * alone. A listed one that names no queue belongs to the first.
    */
   register(
-    list: readonly ScheduleDefinition[],
+    list: readonly ScheduleDefinition<Tasks>[],
     options?: { readonly queue?: string | readonly string[] },
   ): Promise<{ created: string[]; changed: string[]; deleted: string[] }>
   /** @throws EngineError VALIDATION with field 'id' when the id is taken */
-  create(definition: ScheduleDefinition): Promise<ScheduleRow>
-  update(id: string, change: ScheduleChange): Promise<ScheduleRow>
+  create(definition: ScheduleDefinition<Tasks>): Promise<ScheduleRow>
+  update(id: string, change: ScheduleChange<Tasks>): Promise<ScheduleRow>
   delete(id: string): Promise<void>
   /** Due times that pass while it is paused are nobody's. */
   pause(id: string): Promise<void>

@@ -51,6 +51,5 @@ export {
 export { type ClientOptions, createClient } from './client.ts'
 export type { Settings } from './config/settings.ts'
 export { createEngine, type EngineOptions } from './engine.ts'
-export type { Enqueued, EnqueuedMany, EnqueueItem } from './enqueuer/enqueuer.ts'
-export type { EnqueueOptions } from './enqueuer/options.ts'
-export type { MigrationReport } from './store/migrate.ts'
+export type { Enqueued, EnqueuedMany, EnqueueItem, EnqueueOptions } from './enqueuer/options.ts'
+export type { MigrationReport } from './store/types.ts'

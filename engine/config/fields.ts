@@ -6,6 +6,11 @@ import { z } from 'zod'
 
 export type FieldKind = 'whole' | 'duration' | 'bytes' | 'text' | 'flag' | 'choice' | 'names' | 'limits'
 
+/** What a zod schema is asked. Named here, so that the declarations of the package need no other package. */
+interface Schema<T> {
+  safeParse(value: unknown): { readonly success: true; readonly data: T } | { readonly success: false }
+}
+
 /** One row of the table of settings, without its name. */
 export interface Setting<T> {
   readonly kind: FieldKind
@@ -13,7 +18,7 @@ export interface Setting<T> {
   readonly default: T | (() => T)
   /** How the default reads in the docs when it depends on the machine or means "none". */
   readonly defaultText?: string
-  readonly schema: z.ZodType<T>
+  readonly schema: Schema<T>
   /** Completes "must be ...". */
   readonly rule: string
   /** What stands for the value in `--help`. */
@@ -188,7 +193,7 @@ function numeric(
   rule: string,
   fromText: (text: string) => unknown,
   row: Bounds & { default: number | (() => number); defaultText?: string },
-): Setting<number> {
+): Setting<number> & { readonly schema: z.ZodType<number> } {
   const { min, max, ...rest } = row
   return { ...rest, kind, placeholder, rule, fromText, schema: z.int().min(min).max(max) }
 }

@@ -18,6 +18,9 @@ import type { NewChunk } from '../store/types.ts'
 import {
   checkClient,
   checkedTemplate,
+  type Enqueued,
+  type EnqueuedMany,
+  type EnqueueItem,
   type EnqueueOptions,
   isName,
   same,
@@ -49,24 +52,6 @@ const GRACE_MS = 1_000
 const LAST_LOOK_MS = 2_000
 /** Jobs checked before the event loop gets a turn: about 2 ms. */
 const SLICE_JOBS = 2_000
-
-export interface Enqueued {
-  readonly id: number
-  /** True when an unfinished job had the key: `id` is that job's. */
-  readonly duplicate: boolean
-}
-
-export interface EnqueuedMany {
-  readonly count: number
-  /** Ids in the order of the items, as ranges of consecutive ones. */
-  readonly ids: readonly { readonly first: number; readonly count: number }[]
-}
-
-export interface EnqueueItem {
-  readonly task: string
-  readonly payload?: unknown
-  readonly options?: Omit<EnqueueOptions, 'client' | 'onDuplicate'>
-}
 
 export interface EnqueuerNeeds {
   readonly clock: Clock

@@ -66,6 +66,27 @@ export interface EnqueueOptions {
   readonly client?: ForeignClient
 }
 
+/** What an enqueue answers. */
+export interface Enqueued {
+  readonly id: number
+  /** True when an unfinished job had the key: `id` is that job's. */
+  readonly duplicate: boolean
+}
+
+/** What an enqueue of many answers. */
+export interface EnqueuedMany {
+  readonly count: number
+  /** Ids in the order of the items, as ranges of consecutive ones. */
+  readonly ids: readonly { readonly first: number; readonly count: number }[]
+}
+
+/** One of many, with options of its own. */
+export interface EnqueueItem {
+  readonly task: string
+  readonly payload?: unknown
+  readonly options?: Omit<EnqueueOptions, 'client' | 'onDuplicate'>
+}
+
 /** What a task says for enqueues that do not: its definition in this process, else the published one. */
 export interface TaskDefaults {
   readonly queue?: string

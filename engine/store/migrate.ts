@@ -7,16 +7,7 @@ import type pg from 'pg'
 import { EngineError, messageOf } from '../base/errors.ts'
 import { type Session, storeError } from './connection.ts'
 import { bindSchema, checkSchema, readMigrations } from './statements.ts'
-
-export interface MigrationReport {
-  /** Version before and after; 0 means no schema. */
-  readonly from: number
-  readonly to: number
-  /** Applied by this call, or what would be applied when it was a dry run. */
-  readonly applied: readonly { readonly version: number; readonly name: string }[]
-  /** The SQL of a dry run. */
-  readonly sql: string
-}
+import type { MigrationReport } from './types.ts'
 
 /**
  * @param dryRun true applies nothing and answers what would be applied.

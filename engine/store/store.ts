@@ -19,7 +19,7 @@ import { isRetryable, Session, storeError } from './connection.ts'
 import { CopyBuffer, copyIn } from './copy.ts'
 import { DatabaseTime } from './database-time.ts'
 import { answersOf, type DoubtState, withoutDecided } from './doubts.ts'
-import { checkVersion, type MigrationReport, migrate } from './migrate.ts'
+import { checkVersion, migrate } from './migrate.ts'
 import { bindSchema, checkSchema } from './statements.ts'
 import type {
   ClaimedChunk,
@@ -27,6 +27,7 @@ import type {
   DoubtItem,
   Flush,
   FlushResult,
+  MigrationReport,
   NewChunk,
   Position,
   Promoted,

@@ -222,3 +222,14 @@ export interface PublishedOptions {
   readonly onRetry: 'block' | 'skip'
   readonly concurrency: number
 }
+
+/** What a migration did, or would do. */
+export interface MigrationReport {
+  /** Version before and after; 0 means no schema. */
+  readonly from: number
+  readonly to: number
+  /** Applied by this call, or what would be applied when it was a dry run. */
+  readonly applied: readonly { readonly version: number; readonly name: string }[]
+  /** The SQL of a dry run. */
+  readonly sql: string
+}

@@ -10,4 +10,15 @@ export const resize = defineTask({
 
 export const ping = defineTask({ name: 'ping', module: import.meta.url, run: (_payload: null) => 'pong' })
 
-export const tasks = [resize, ping] as const
+/** Takes nothing. */
+export const tick = defineTask({ name: 'tick', module: import.meta.url, run: () => 'tock' })
+
+export const never = defineTask({ name: 'never', module: import.meta.url, run: (_payload: undefined) => 'tock' })
+
+export const maybe = defineTask({
+  name: 'maybe',
+  module: import.meta.url,
+  run: async (payload?: { at?: number } | null) => payload?.at,
+})
+
+export const tasks = [resize, ping, tick, never, maybe] as const

@@ -35,6 +35,22 @@ client.enqueue('ping', null, { priority: 'high' })
 // @ts-expect-error
 client.enqueue('ping', null, { retry: { kind: 'sometimes' } })
 // @ts-expect-error
+client.enqueue('maybe', { at: 'noon' })
+// @ts-expect-error
+client.enqueueMany([{ task: 'resize' }])
+// @ts-expect-error
+engine.schedules.create({ task: 'resise', cron: '@daily', payload: { file: 'a', width: 1 } })
+// @ts-expect-error
+engine.schedules.create({ task: 'resize', cron: '@daily' })
+// @ts-expect-error
+client.schedules.create({ task: 'resize', cron: '@daily', payload: { file: 'a' } })
+// @ts-expect-error
+client.schedules.register([{ task: 'tock', cron: '@daily' }])
+// @ts-expect-error
+client.schedules.update('resize', { task: 'resise' })
+// @ts-expect-error
+client.console.schedules.create({ task: 'resise', cron: '@daily' })
+// @ts-expect-error
 createEngine({ tasks: [resize], thread: 4 })
 // @ts-expect-error
 defineTask({ name: 'x', maxAttempts: '3', run: () => {} })
@@ -43,5 +59,7 @@ defineTask({
   run: (_: unknown, ctx: TaskContext) => {
     // @ts-expect-error
     ctx.job.id = 1
+    // @ts-expect-error
+    ctx.log.inform('hello')
   },
 })

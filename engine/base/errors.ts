@@ -152,7 +152,18 @@ export const ERROR_CODES = {
     hint: 'The outbox could not be written; check the disk and the folder of the setting dataDir.',
   },
   // PostgreSQL
-  STORE_UNREACHABLE: { retry: true, http: 503, exit: 69, hint: 'PostgreSQL does not answer; the engine keeps trying.' },
+  STORE_UNREACHABLE: {
+    retry: true,
+    http: 503,
+    exit: 69,
+    hint: 'PostgreSQL does not answer; a running engine keeps trying. Look at the server and at the way to it.',
+  },
+  STORE_REFUSED: {
+    retry: false,
+    http: 503,
+    exit: 78,
+    hint: 'PostgreSQL does not let this role in, or not do this; details.sqlState names the reason.',
+  },
   STORE_TIMEOUT: {
     retry: true,
     http: 503,
@@ -224,9 +235,10 @@ export class EngineError extends Error {
     this.details = details
   }
 
-  /** What a person can do about it. */
+  /** What a person can do about it: `details.hint`, where more is known than the code says. */
   get hint(): string {
-    return ERROR_CODES[this.code].hint
+    const { hint } = this.details
+    return typeof hint === 'string' ? hint : ERROR_CODES[this.code].hint
   }
 
   /** True when the same call may succeed later without any change. */
@@ -251,6 +263,8 @@ export function codeOf(error: unknown): string {
 
 /** The message of anything that was thrown. */
 export function messageOf(error: unknown): string {
+  // a host with several addresses: Node says nothing itself, and everything about each of them
+  if (error instanceof AggregateError && error.message === '') return error.errors.map(messageOf).join('; ')
   return error instanceof Error ? error.message : String(error)
 }
 

@@ -80,12 +80,21 @@ export function text(row: Optional): Setting<string | null> {
 
 /** The URL of a database; null when none is set. It may hold a password. */
 export function database(row: Optional & { env?: readonly string[] }): Setting<string | null> {
-  const schema = z
-    .string()
-    .regex(/^(postgres|postgresql):\/\//)
-    .nullable()
-  const rule = 'a URL such as postgres://user:password@host:5432/database'
+  const schema = z.string().refine(isDatabaseUrl).nullable()
+  const rule =
+    'a URL such as postgres://user:password@host:5432/database, in which special characters of the password are percent-encoded (@ as %40, / as %2F, # as %23, ? as %3F, % as %25)'
   return { ...row, kind: 'text', secret: true, rule, schema, fromText: (value) => value.trim() }
+}
+
+/** Where a `/`, `?` or `#` of a password is not encoded, its end and the host stand in what seems to be the path. */
+function isDatabaseUrl(text: string): boolean {
+  if (!/^(postgres|postgresql):\/\//.test(text)) return false
+  try {
+    const { username, pathname, search, hash } = new URL(text.replace('@/', '@socket/')) // no host: a socket's folder is a parameter
+    return username !== '' || !`${pathname}${search}${hash}`.includes('@')
+  } catch {
+    return false
+  }
 }
 
 /** A path; relative ones are meant from the current folder. */

@@ -7,6 +7,7 @@
 import pg from 'pg'
 import type { Clock } from '../base/clock.ts'
 import { EngineError, type ErrorCode, messageOf } from '../base/errors.ts'
+import { adviceFor, INCOMPLETE_URL } from './advice.ts'
 
 export interface SessionOptions {
   /** postgres://user:password@host:port/database */
@@ -77,27 +78,48 @@ const TYPES = {
   },
 } as pg.CustomTypesConfig
 
+/** Where a URL leads, as far as it may be shown: `host:port/database`, as the driver understands it. */
+export function placeOf(url: string): string {
+  const { host, port, database } = newClient({ connectionString: url })
+  return `${host}:${port}/${database ?? ''}`
+}
+
+/** @throws EngineError STORE_REFUSED when the driver cannot read the URL, or a file that it names */
+function newClient(config: pg.ClientConfig): pg.Client {
+  try {
+    return new pg.Client(config)
+  } catch (error) {
+    const hint = 'Correct the URL; files that it names (sslrootcert, sslcert, sslkey) must be there and readable.'
+    const message = `the URL of the database cannot be used: ${messageOf(error)}`
+    throw new EngineError('STORE_REFUSED', message, { hint, sent: false }, error)
+  }
+}
+
 /** Any error of the driver as an EngineError; `lost` says that the connection is gone. */
 export function storeError(error: unknown, what: string, lost = false): EngineError {
   if (error instanceof EngineError) return error
   const state = (error as { code?: unknown })?.code
   const sqlState = typeof state === 'string' ? state : undefined
+  const advice = adviceFor(sqlState)
   const details = {
     sqlState,
     statement: what,
     detail: (error as { detail?: unknown })?.detail,
     retryable: isRetryable(error) || lost,
+    ...(advice && { hint: advice.hint }),
   }
+  const message = sqlState?.length === 5 ? `${messageOf(error)} (SQLSTATE ${sqlState})` : messageOf(error)
   if (lost || (sqlState !== undefined && (UNREACHABLE_STATES.has(sqlState) || UNREACHABLE_SYSTEM.has(sqlState)))) {
     return new EngineError(
       'STORE_UNREACHABLE',
-      `PostgreSQL is not reachable (${what}): ${messageOf(error)}`,
+      `PostgreSQL is not reachable (${what}): ${message}`,
       { ...details, retryable: true },
       error,
     )
   }
-  const code = (sqlState !== undefined ? CODE_OF_STATE[sqlState] : undefined) ?? 'STORE_FAILED'
-  return new EngineError(code, `${what}: ${messageOf(error)}`, details, error)
+  const code = (sqlState !== undefined ? CODE_OF_STATE[sqlState] : undefined) ?? advice?.code ?? 'STORE_FAILED'
+  const isOurs = code === 'VALIDATION' || code === 'NODE_FENCED' // its message says it all
+  return new EngineError(code, `${what}: ${isOurs ? messageOf(error) : message}`, details, error)
 }
 
 /** True for what PostgreSQL itself calls worth another try. */
@@ -211,7 +233,7 @@ export class Session {
 
   async #connect(what: string, limitMs: number): Promise<pg.Client> {
     const { url, name, timeoutMs, prepared, connectTimeoutMs = 10_000 } = this.#options
-    const client = new pg.Client({
+    const client = newClient({
       connectionString: url,
       application_name: name,
       keepAlive: true,
@@ -230,10 +252,13 @@ export class Session {
       if (prepared) await client.query(`set statement_timeout = ${Math.floor(timeoutMs)}; set jit = off`)
     } catch (error) {
       client.end().catch(() => {})
-      const lost = isLost(client) && typeof (error as { code?: unknown })?.code !== 'string'
+      const isSilent = typeof (error as { code?: unknown })?.code !== 'string'
+      const lost = isLate || (isSilent && isLost(client))
       const reason = isLate ? new Error(`no answer within ${withinMs} ms`, { cause: error }) : error
-      const { code, message, details } = storeError(reason, `connect for ${what}`, lost || isLate)
-      throw new EngineError(code, message, { ...details, sent: false }, reason)
+      const { code, message, details } = storeError(reason, `connect to ${placeOf(url)} for ${what}`, lost)
+      const isRefused = isSilent && !lost // by the driver, for what the URL says
+      const more = { sent: false, ...(isRefused && { hint: INCOMPLETE_URL }) }
+      throw new EngineError(isRefused ? 'STORE_REFUSED' : code, message, { ...details, ...more }, reason)
     } finally {
       timer.cancel()
       this.#connecting = null

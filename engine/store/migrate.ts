@@ -50,9 +50,10 @@ export async function migrate(session: Session, dryRun = false): Promise<Migrati
           hostname(),
         ])
       } catch (error) {
-        // a lost connection has no SQLSTATE: nothing was wrong with the file
+        // a lost connection has no SQLSTATE: nothing was wrong with the file; nor when the role lacks a right
         const sqlState = (error as { code?: unknown }).code
-        if (typeof sqlState !== 'string' || storeError(error, 'migrate').code === 'STORE_UNREACHABLE') throw error
+        const isElsewhere = ['STORE_UNREACHABLE', 'STORE_REFUSED'].includes(storeError(error, 'migrate').code)
+        if (typeof sqlState !== 'string' || isElsewhere) throw error
         throw new EngineError(
           'MIGRATION_FAILED',
           `migration ${file.version} (${file.name}): ${messageOf(error)}`,

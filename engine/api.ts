@@ -123,6 +123,8 @@ export interface LoopInbox {
 export interface StopReport {
   /** Jobs that were given back to run elsewhere. */
   readonly released: number
+  /** Of those the ones that ran until the deadline and were ended then, at most 1,000 of them. They run again, uncharged. */
+  readonly interrupted: readonly { readonly id: number; readonly task: string }[]
   /** Outcomes that PostgreSQL did not take in time; they are on disk and replayed at the next start. */
   readonly outboxed: number
   readonly [fact: string]: unknown

@@ -690,14 +690,14 @@ class MillraceEngine extends Access {
       this.#life = 'stopped'
       await this.closeEnqueuer()
       await this.closeStore()
-      return { released: 0, outboxed: 0 }
+      return { released: 0, interrupted: [], outboxed: 0 }
     }
     this.#life = 'stopping'
     this.log.info({ timeoutMs }, 'engine.stopping')
     if (was === 'starting') {
       await this.#pool?.stop(new Deadline(this.machineClock, 0)) // so that nobody waits for the files to load
       await this.#starting?.catch(() => {}) // it sees what is wished at its next step, and cleans up
-      return { released: 0, outboxed: 0 }
+      return { released: 0, interrupted: [], outboxed: 0 }
     }
     const deadline = new Deadline(this.machineClock, timeoutMs)
     const releasedBefore = this.#scheduler.stats().released
@@ -729,9 +729,12 @@ class MillraceEngine extends Access {
     cut.cancel()
     this.#life = 'stopped'
     this.#jobLog.close()
-    const report = { released: this.#scheduler.stats().released - releasedBefore, outboxed: flushed.outboxed }
-    this.log.info(report, 'engine.stopped')
-    return report
+    const released = this.#scheduler.stats().released - releasedBefore
+    const { interrupted } = this.#scheduler
+    const { outboxed } = flushed
+    const named = interrupted.slice(0, INTERRUPTED_LOGGED_MAX)
+    this.log.info({ released, outboxed, ...(named.length > 0 && { interrupted: named }) }, 'engine.stopped')
+    return { released, interrupted, outboxed }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -739,6 +742,8 @@ class MillraceEngine extends Access {
   }
 }
 
+/** Jobs that the line about a stop names. */
+const INTERRUPTED_LOGGED_MAX = 20
 const NO_SPREAD: Spread = { p50: 0, p99: 0 }
 const NO_STATS: EngineStats = {
   completed: 0,

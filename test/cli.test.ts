@@ -416,6 +416,21 @@ function signalSource() {
   return { source, first: () => first('SIGTERM'), second: () => second('SIGTERM') }
 }
 
+test('[TM-036] start names the jobs that it ended at the deadline, and says how many more there were', async () => {
+  for (const [count, line] of [
+    [1, /\nEnded at the deadline: 1 \(slow\)\.\n$/],
+    [12, /\nEnded at the deadline: 1 \(slow\), .*, 10 \(slow\) and 2 more\.\n$/],
+  ] as const) {
+    const interrupted = Array.from({ length: count }, (_, at) => ({ id: at + 1, task: 'slow' }))
+    const api = fakeApi({ engine: { stop: async () => ({ released: count, interrupted, outboxed: 0 }) } })
+    const { source, first } = signalSource()
+    const onOut = (text: string) => void (text.includes('Ready') && first())
+    const { code, out } = await cli(['start'], { api, signals: source, tty: true, env: { NO_COLOR: '1' }, onOut })
+    assert.equal(code, 0)
+    assert.match(out, line)
+  }
+})
+
 test('start prints a readable startup on a terminal and ends with 0 at the first signal', async () => {
   const api = fakeApi()
   const { source, first } = signalSource()

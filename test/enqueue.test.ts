@@ -4,6 +4,15 @@
 import assert from 'node:assert/strict'
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { test } from 'node:test'
+import {
+  type Context,
+  context,
+  createTraceState,
+  INVALID_SPAN_CONTEXT,
+  ROOT_CONTEXT,
+  TraceFlags,
+  trace,
+} from '@opentelemetry/api'
 import type { EnqueueOptions, Json } from '../engine/index.ts'
 import { codeFrom, type EngineBundle, withEngines } from './support/engine.ts'
 
@@ -786,6 +795,57 @@ test("[TM-006] [TM-011] the active span's trace headers are stored with each job
       assert.deepEqual((result as { meta: unknown }).meta, trace)
     })
   })
+})
+
+test('[TM-006] with the API of OpenTelemetry itself: the active span is found, whoever registered it, and none without one', async () => {
+  const store = new AsyncLocalStorage<Context>()
+  const registered = context.setGlobalContextManager({
+    active: () => store.getStore() ?? ROOT_CONTEXT,
+    with: (active, call, self, ...args) => store.run(active, () => call.apply(self, args)),
+    bind: (_, target) => target,
+    enable() {
+      return this
+    },
+    disable() {
+      return this
+    },
+  })
+  assert.ok(registered)
+  try {
+    await withEngines(async ({ client, engine, connection, inState, query }) => {
+      const spanContext = {
+        traceId: TRACE_ID,
+        spanId: SPAN_ID,
+        traceFlags: TraceFlags.SAMPLED,
+        traceState: createTraceState('vendor=1'),
+      }
+      const within = trace.setSpan(context.active(), trace.wrapSpanContext(spanContext))
+      const traced = await context.with(within, async () => {
+        await null // also after the first wait
+        const own = await connection()
+        return [
+          (await client.enqueue('see', 1)).id,
+          (await client.enqueueMany('see', [1])).ids[0]!.first,
+          (await client.enqueue('see', 1, { client: own })).id,
+        ]
+      })
+      const invalid = trace.setSpan(context.active(), trace.wrapSpanContext(INVALID_SPAN_CONTEXT))
+      const without = [
+        (await client.enqueue('see', 1)).id,
+        await context.with(invalid, async () => (await client.enqueue('see', 1)).id),
+      ]
+      const headers = { traceparent: TRACEPARENT, tracestate: 'vendor=1' }
+      const metas = await query<{ id: number; meta: unknown }>('select id::float8 as id, meta from millrace.job')
+      const metaOf = (id: number) => metas.find((row) => row.id === id)!.meta
+      for (const id of traced) assert.deepEqual(metaOf(id), headers)
+      for (const id of without) assert.equal(metaOf(id), null)
+      await engine()
+      const { result } = await inState(traced[0]!, 'completed')
+      assert.deepEqual((result as { meta: unknown }).meta, headers, 'its handler sees it')
+    })
+  } finally {
+    context.disable()
+  }
 })
 
 test('a span that is none, or a tracer that throws, leaves the job without a trace', async () => {

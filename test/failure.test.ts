@@ -196,6 +196,45 @@ test('every kind of failure is one failed attempt of one job', { timeout: 5 * MI
   })
 })
 
+const PANICS: readonly [what: string, task: string, payload: unknown, code: string][] = [
+  ['a throw', 'throws', 'error', 'TASK_THREW'],
+  ['a rejection', 'rejects', 'error', 'TASK_THREW'],
+  ['an unhandled rejection', 'leaks', { ms: 1, runMs: 20_000 }, 'UNHANDLED_REJECTION'],
+  ['process.exit', 'exits', 1, 'THREAD_EXITED'],
+  ['out of memory', 'hoards', null, 'THREAD_OUT_OF_MEMORY'],
+]
+
+test(
+  '[TM-024] after a panic its job is put back, charged with one attempt, and runs again; only the last makes a dead letter',
+  {
+    timeout: 5 * MINUTE,
+  },
+  () =>
+    withEngine({}, async (engine) => {
+      for (const [what, task, payload, code] of PANICS) {
+        const retry = { kind: 'fixed', delayMs: 24 * 60 * MINUTE } as const
+        const { id } = await engine.enqueue(task, payload as never, { maxAttempts: 2, retry })
+        await until(`${what}: it is put back`, async () => (await engine.console.job(id))?.state === 'retrying')
+        const placed = () =>
+          query('select attempt, run, run_at > now() as later from millrace.scheduled where first_id = $1', [id])
+        assert.deepEqual(await placed(), [{ attempt: 2, run: 2, later: true }], what)
+        assert.deepEqual(await engine.console.dead.list({ id }), [], what)
+        assert.deepEqual(await query('select from millrace.lease'), [], 'nobody holds it')
+        await query('update millrace.scheduled set run_at = now() where first_id = $1', [id])
+        await until(`${what}: it is dead`, async () => (await engine.console.dead.list({ id })).length === 1)
+        assert.deepEqual(
+          (await attemptsOf(id)).map(({ run, attempt, outcome, error }) => [run, attempt, outcome, error?.code]),
+          [
+            [1, 1, 'failed', code],
+            [2, 2, 'failed', code],
+          ],
+          what,
+        )
+        await bothThreadsWork(engine)
+      }
+    }),
+)
+
 test(
   '[TM-026] [PC-047] a handler that loops for ever among 1,000 others fails alone, and the rest goes on',
   {

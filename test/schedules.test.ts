@@ -6,13 +6,14 @@ import pg from 'pg'
 import { type Clock, systemClock } from '../engine/base/clock.ts'
 import type { EngineError } from '../engine/base/errors.ts'
 import type { Client } from '../engine/index.ts'
-import { createClient } from '../engine/index.ts'
+import { createClient, createEngine } from '../engine/index.ts'
 import { parseCron } from '../engine/schedule/cron.ts'
 import { nextAfter } from '../engine/schedule/occurrences.ts'
 import { type NewSchedule, ScheduleStore } from '../engine/store/schedule-store.ts'
 import { openTestDatabase, type TestDatabase } from './support/database.ts'
 import { startEngine } from './support/engine-process.ts'
 import { DUE, type Fleet, MINUTE, withFleet, withStore } from './support/schedule-fleet.ts'
+import { FakeLog } from './support/scheduler-fakes.ts'
 import type { StoreBundle } from './support/store.ts'
 import { until } from './support/until.ts'
 
@@ -45,6 +46,43 @@ test('[TM-053] one occurrence fired by many sessions at once makes one job, and 
     // and once more, when all jobs are there and held: neither an error nor a second job
     assert.ok((await schedules.fire(nodeId, items)).every(({ outcome }) => outcome === 'taken'))
     assert.deepEqual((await query('select count(*)::int as n from millrace.job'))[0], { n: 50 })
+  }))
+
+test('[TM-053] a scheduler that starts when the job of a due time exists already makes no second one, and no error', () =>
+  withStore(async ({ schedules, make, item, nodeId, query, db }) => {
+    await make('job', { catchUp: 'all', catchUpMs: 10 * MINUTE })
+    const [made] = await schedules.fire(nodeId, [item('job', DUE)])
+    assert.equal(made!.outcome, 'enqueued')
+    // whoever starts now has to find out by itself: as far as the schedule tells, the due time is missed
+    await query(`update millrace.schedule set last_scheduled_at = null, since = now() - interval '4 minutes'`)
+    const log = new FakeLog()
+    const engine = createEngine({ database: db.url, schema: db.schema, tasks: TASKS, threads: 1, log })
+    try {
+      await engine.start()
+      await until('all that was missed has run', async () => {
+        const rows = await query(`select from millrace.jobs where state = 'completed'`)
+        return rows.length >= 3
+      })
+      const [row] = await query<{ jobs: number; occurrences: number; due: number }>(
+        `select (select count(*)::int from millrace.job) as jobs, (select count(*)::int from millrace.occurrence) as occurrences,
+           (select job_id::float8 from millrace.occurrence where scheduled_at = to_timestamp($1 / 1000.0)) as due`,
+        [DUE],
+      )
+      assert.equal(row!.due, made!.jobId)
+      assert.equal(row!.jobs, row!.occurrences, 'one job each')
+      const twice = await query('select run_at from millrace.job group by run_at having count(*) > 1')
+      assert.deepEqual(twice, [])
+      const [ran] = await query<{ n: number }>('select count(*)::int as n from millrace.attempt where job_id = $1', [
+        made!.jobId,
+      ])
+      assert.equal(ran!.n, 1)
+      assert.deepEqual(
+        log.lines.filter(({ level }) => level === 'error'),
+        [],
+      )
+    } finally {
+      await engine.stop(5_000)
+    }
   }))
 
 test('[TM-050] a fired job has the options, the payload and the due time of its schedule, and names it', () =>
@@ -412,6 +450,48 @@ test('update changes what it names and leaves the rest; pause, resume and delete
     await assert.rejects(schedules.update('s', {}), refusal('SCHEDULE_NOT_FOUND'))
   }))
 
+test('what was due while a schedule was paused is made up for by nobody: not by who runs, nor by who starts later', () =>
+  withFleet(async ({ start, client, query, log }) => {
+    for (const [id, cron] of [
+      ['each second', '* * * * * *'],
+      ['each minute', '* * * * *'],
+      ['witness', '* * * * * *'],
+    ] as const)
+      await client.schedules.create({ id, task: 'noop', cron, catchUp: 'all' })
+    // the one of each minute has been paused for half an hour, and nobody has decided anything about it since
+    await client.schedules.pause('each minute')
+    await query(`update millrace.schedule set since = now() - interval '30 minutes' where id = 'each minute'`)
+    await client.schedules.resume('each minute')
+    const engine = await start()
+    const of = (schedule: string) => (facts: Record<string, unknown>) => facts.schedule === schedule
+    await log.times('schedule.fired', 2, of('each second'))
+    await client.schedules.pause('each second')
+    const { at: pausedAt } = (await query<{ at: Date }>('select clock_timestamp() as at'))[0]!
+    const before = log.of('schedule.fired').filter(({ facts }) => of('witness')(facts)).length
+    await log.times('schedule.fired', before + 3, of('witness'))
+    await client.schedules.resume('each second')
+    const since = log.of('schedule.fired').filter(({ facts }) => of('each second')(facts)).length
+    await log.times('schedule.fired', since + 1, of('each second'))
+    await engine.stop(5_000)
+    const later = await start()
+    const again = log.of('schedule.fired').length
+    await log.times('schedule.fired', again + 2)
+    await later.stop(5_000)
+    const during = await query(
+      `select scheduled_at from millrace.occurrence o join millrace.schedule s on s.id = o.schedule_id
+       where s.id = 'each second' and o.scheduled_at > $1 and o.scheduled_at <= s.since`,
+      [pausedAt],
+    )
+    assert.deepEqual(during, [])
+    const old = await query(
+      `select scheduled_at from millrace.occurrence o join millrace.schedule s on s.id = o.schedule_id
+       where s.id = 'each minute' and o.scheduled_at <= s.since`,
+    )
+    assert.deepEqual(old, [])
+    const minutes = await query(`select from millrace.occurrence where schedule_id = 'each minute'`)
+    assert.ok(minutes.length <= 3, 'at most those of the minutes that this test took')
+  }))
+
 test('[TM-066] [TM-067] list names all schedules, or those of a queue, a page at a time', () =>
   withClient(async ({ schedules, console }) => {
     for (const [id, queue] of [
@@ -616,7 +696,7 @@ test('[TM-055] an engine with schedules starts and stops without an error, also 
   withFleet(async ({ start, log }) => {
     const engine = await start({ schedules: [{ task: 'noop', cron: '* * * * * *' }] })
     const report = await engine.stop()
-    assert.deepEqual(report, { released: 0, outboxed: 0 })
+    assert.deepEqual(report, { released: 0, interrupted: [], outboxed: 0 })
     assert.deepEqual(
       log.lines.filter(({ level }) => level === 'error' || level === 'warn'),
       [],

@@ -8,6 +8,7 @@ import { systemClock } from '../engine/base/clock.ts'
 import { EngineError } from '../engine/base/errors.ts'
 import { readMigrations } from '../engine/store/statements.ts'
 import { Store } from '../engine/store/store.ts'
+import type { ClaimedChunk } from '../engine/store/types.ts'
 import { openTestDatabase } from './support/database.ts'
 import { completing, openStore, PLAIN, type StoreBundle } from './support/store.ts'
 
@@ -170,6 +171,57 @@ test('two sessions that claim at once never get the same job [TM-087] [PC-064]',
     await holding.end()
   }
   assert.equal((await claimFrom(queueId, b, 100, other)).length, 5)
+})
+
+test('[TM-087] three workers claim at once, as nodes do: nobody waits, nobody gets what another has, and all of it is processed', async () => {
+  const queueId = await freshQueue()
+  const ids: number[] = []
+  for (let at = 0; at < 10; at++) ids.push(await it.put(1, { queueId }))
+  const nodes = await Promise.all([it.join(), it.join(), it.join()])
+  // nodes claim jobs of the tasks that they know, and begin behind what they have claimed when old rows are in the way
+  const open: pg.Client[] = []
+  const claims: Record<string, unknown>[][] = []
+  try {
+    for (const [nth, call] of [
+      'claim_of_tasks($1, $2, $3, 3, 1000000, null)',
+      'claim_after($1, $2, $3, 3, 1000000, null, $2, array[-9223372036854775808], array[-1], array[9223372036854775807])',
+      'claim_of_tasks($1, $2, $3, 100, 1000000, null)',
+    ].entries()) {
+      const session = new pg.Client({ connectionString: it.db.url })
+      open.push(session)
+      await session.connect()
+      await session.query('begin')
+      await session.query('set local lock_timeout = 1')
+      const { rows } = await session.query(`select * from "${it.db.schema}".${call}`, [
+        nodes[nth],
+        [queueId],
+        [it.taskId],
+      ])
+      claims.push(rows)
+    }
+    assert.deepEqual(
+      claims.map((rows) => rows.map((row) => Number(row.first_id))),
+      [ids.slice(0, 3), ids.slice(3, 6), ids.slice(6)],
+    )
+    for (const session of open) await session.query('commit')
+  } finally {
+    for (const session of open) await session.end()
+  }
+  for (const [nth, rows] of claims.entries()) {
+    const chunks = rows.map((row) => ({
+      leaseId: Number(row.lease_id),
+      firstId: Number(row.first_id),
+      count: 1,
+      run: 1,
+      attempt: 1,
+    }))
+    await it.store.flush(nodes[nth]!, completing(1, nodes[nth]!, chunks as ClaimedChunk[]))
+  }
+  const done = await it.query(
+    `select count(*)::int as attempts, count(distinct job_id)::int as jobs from millrace.attempt where outcome = 'c' and job_id = any ($1)`,
+    [ids],
+  )
+  assert.deepEqual(done, [{ attempts: 10, jobs: 10 }])
 })
 
 test('higher priority first, then the order of enqueueing', async () => {

@@ -292,12 +292,40 @@ test('[TM-036] stop ends what does not end in time, gives it back uncharged, and
     const engine = await bundle.engine({ tasks: BEHAVED })
     await bundle.until('it runs', async () => engine.stats().running === 1)
     const report = await engine.stop(500)
-    assert.deepEqual([report.released, report.outboxed], [1, 0])
+    assert.deepEqual(report, { released: 1, interrupted: [{ id, task: 'rest' }], outboxed: 0 })
     const job = await bundle.client.console.job(id)
     assert.deepEqual([job?.state, job?.attempt], ['queued', 1])
     assert.deepEqual(await bundle.query(`select * from millrace.attempts where outcome <> 'released'`), [])
     assert.equal(await bundle.count('node', 'lease', 'running'), 0)
   }),
+)
+
+test(
+  '[TM-036] a stop that is given no time waits for what runs as long as the setting says, 10 s, and names what it ended then',
+  {
+    timeout: 2 * MINUTE,
+  },
+  () =>
+    withEngines(async (bundle) => {
+      const { client } = bundle
+      const more = { timeoutMs: 5 * MINUTE, maxAttempts: 1 }
+      const engine = await bundle.engine({ tasks: BEHAVED, threads: 2, queues: ['default'] })
+      const long = await client.enqueue('rest', 4 * MINUTE, more)
+      const short = await client.enqueue('rest', 3_000, more)
+      await bundle.until('both run', async () => engine.stats().running === 2)
+      const { id: waits } = await client.enqueue('rest', 1, { ...more, queue: 'default', delayMs: 10_000 })
+      const begunMs = performance.now()
+      const report = await engine.stop()
+      const tookMs = performance.now() - begunMs
+      assert.ok(tookMs > 5_000 && tookMs < MINUTE, `it took ${tookMs} ms`)
+      assert.deepEqual(report.interrupted, [{ id: long.id, task: 'rest' }])
+      assert.equal(report.released, 1)
+      const stateOf = async (id: number) => (await client.console.job(id))?.state
+      assert.deepEqual(
+        [await stateOf(short.id), await stateOf(long.id), await stateOf(waits)],
+        ['completed', 'queued', 'scheduled'],
+      )
+    }),
 )
 
 test(

@@ -178,14 +178,22 @@ async function stop(
   } else log.info({ why, running, stopTimeoutMs }, 'start.stopping')
   const report = await engine.stop(stopTimeoutMs)
   const { completed } = engine.stats()
-  if (people) cli.terminal.print(`Stopped. ${plural(completed, 'job')} done${released(report.released)}.`)
-  else log.info({ completed, ...report }, 'start.stopped')
+  if (people) {
+    cli.terminal.print(`Stopped. ${plural(completed, 'job')} done${released(report.released)}.`)
+    const named = report.interrupted.slice(0, INTERRUPTED_MAX).map(({ id, task }) => `${id} (${task})`)
+    const more = report.interrupted.length - named.length
+    if (named.length > 0)
+      cli.terminal.print(`Ended at the deadline: ${named.join(', ')}${more > 0 ? ` and ${more} more` : ''}.`)
+  } else log.info({ completed, released: report.released, outboxed: report.outboxed }, 'start.stopped')
   return 0
 }
 
 function released(jobs: number): string {
   return jobs === 0 ? '' : `, ${plural(jobs, 'job')} released to run elsewhere`
 }
+
+/** Jobs that are named when they were ended at the deadline. */
+const INTERRUPTED_MAX = 10
 
 /** A store that does not answer must not keep the process from leaving. */
 const LEAVE_MS = 2_000

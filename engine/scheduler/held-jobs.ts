@@ -67,6 +67,8 @@ export class HeldJobs {
   readonly now: Now
   /** Cancelled while they ran: handed over when their thread lets go. */
   readonly cancellations = new Map<number, Cancellation>()
+  /** Jobs that still ran when the engine had to stop, at most INTERRUPTED_MAX of them. Written by the reports. */
+  readonly interrupted: { readonly id: number; readonly task: string }[] = []
   /** Last progress of a job, JSON bytes. */
   readonly progress = new Map<number, Uint8Array>()
   readonly #prerun = new Heap<Span>((a, b) => a.holding.chunk.dueAtMs < b.holding.chunk.dueAtMs)
@@ -394,6 +396,12 @@ export class HeldJobs {
     this.#prerunJobs = 0
   }
 
+  /** The engine stops, and does not wait for this job any longer. */
+  interrupt(slot: number): void {
+    if (this.interrupted.length < INTERRUPTED_MAX)
+      this.interrupted.push({ id: this.slots.id[slot]!, task: this.slots.ref[slot]!.chunk.task })
+  }
+
   /** A thread died while the job and others ran there. */
   sank(slot: number): void {
     this.#sunk.add(this.slots.id[slot]!)
@@ -520,6 +528,8 @@ export function graceOf(holding: Holding): number {
   return holding.task.info?.graceMs ?? GRACE_MS
 }
 
+/** Jobs that the report of a stop names: for people, who read no more. */
+const INTERRUPTED_MAX = 1_000
 /** Jobs that are remembered because a thread died with them. */
 const SUNK_MAX = 10_000
 /** Of a task that no file declares. */

@@ -323,8 +323,10 @@ export class Reports implements ReportSink {
     const jobs = this.#jobs
     const { slots, now } = jobs
     jobs.step(slot, EVENT.release)
-    if (!this.#doubts(slot, 'released', false, returned ? null : STOPPED, 0, STOPPED.length))
+    if (!this.#doubts(slot, 'released', false, returned ? null : STOPPED, 0, STOPPED.length)) {
       this.#count('released', false)
+      if ((slots.flags[slot]! & FLAG.stop) !== 0) jobs.interrupt(slot)
+    }
     const { chunk } = slots.ref[slot]!
     this.#needs.outcomes.release(
       chunk,

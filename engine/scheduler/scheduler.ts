@@ -250,6 +250,11 @@ export class Scheduler {
     }
   }
 
+  /** Jobs that still ran at the deadline of a stop, and were ended and given back. */
+  get interrupted(): readonly { readonly id: number; readonly task: string }[] {
+    return this.#jobs.interrupted
+  }
+
   get histograms(): Histograms {
     return this.#jobs.histograms
   }

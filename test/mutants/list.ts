@@ -233,4 +233,74 @@ export const MUTANTS: readonly Mutant[] = [
     replace: `k.key = j.key;`,
     test: 'complete: belongs to the job that has it now',
   },
+
+  // Schedules.
+  {
+    name: 'schedules: what was due during a pause is made up for',
+    file: 'engine/store/migrations/0005_console.sql',
+    find: `since = case when pause_schedule.paused then s.since else clock_timestamp() end`,
+    replace: `since = s.since`,
+    test: 'schedules: made up for by nobody',
+  },
+  {
+    name: 'schedules: a pause moves the beginning, and a resume does not',
+    file: 'engine/store/migrations/0005_console.sql',
+    find: `since = case when pause_schedule.paused then s.since else clock_timestamp() end`,
+    replace: `since = case when pause_schedule.paused then clock_timestamp() else s.since end`,
+    test: 'schedules: made up for by nobody',
+  },
+  {
+    name: 'schedules: a due time that was decided is decided again',
+    file: 'engine/store/migrations/0004_schedules.sql',
+    find: `when s.paused then 'paused'`,
+    replace: `when false then 'paused'`,
+    test: 'schedules: each is refused by its name',
+  },
+
+  // Panics, stops, workers.
+  {
+    name: 'stop: jobs that were ended are not named',
+    file: 'engine/scheduler/reports.ts',
+    find: `if ((slots.flags[slot]! & FLAG.stop) !== 0) jobs.interrupt(slot)`,
+    replace: ``,
+    test: 'worker: names what it ended then',
+  },
+  {
+    name: 'stop: what runs has no time by default',
+    file: 'engine/config/settings.ts',
+    find: `default: 10 * SECOND,
+    min: 0,
+    max: HOUR,
+    about: 'Time that running`,
+    replace: `default: 0,
+    min: 0,
+    max: HOUR,
+    about: 'Time that running`,
+    test: 'worker: names what it ended then',
+  },
+  {
+    name: 'claim: workers wait for each other',
+    file: 'engine/store/migrations/0002_functions.sql',
+    find: `        order by y.rank, y.seq, y.first_id limit v_room for update skip locked
+      loop`,
+    replace: `        order by y.rank, y.seq, y.first_id limit v_room for update
+      loop`,
+    test: 'store: three workers claim at once',
+  },
+  {
+    name: 'claim: workers lock nothing',
+    file: 'engine/store/migrations/0002_functions.sql',
+    find: `        order by y.rank, y.seq, y.first_id limit v_room for update skip locked
+      loop`,
+    replace: `        order by y.rank, y.seq, y.first_id limit v_room
+      loop`,
+    test: 'store: three workers claim at once',
+  },
+  {
+    name: 'panic: a job whose thread died is dead at once',
+    file: 'engine/orchestrator/retry.ts',
+    find: `@@`,
+    replace: ``,
+    test: 'failure: after a panic',
+  },
 ]

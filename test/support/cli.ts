@@ -309,7 +309,7 @@ export function fakeApi(
         start: async () => {},
         stop: async () => {
           calls.stopped++
-          return { released: 0, outboxed: 0 }
+          return { released: 0, interrupted: [], outboxed: 0 }
         },
         kill: async () => {
           calls.killed++

@@ -252,6 +252,15 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'schedules: a due time that was decided is decided again',
     file: 'engine/store/migrations/0004_schedules.sql',
+    find: `then 'gone'
+        when exists (select from millrace.occurrence o`,
+    replace: `then 'gone'
+        when false and exists (select from millrace.occurrence o`,
+    test: 'schedules: a scheduler that starts when the job',
+  },
+  {
+    name: 'schedules: a paused one fires',
+    file: 'engine/store/migrations/0004_schedules.sql',
     find: `when s.paused then 'paused'`,
     replace: `when false then 'paused'`,
     test: 'schedules: each is refused by its name',
@@ -281,26 +290,39 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: 'claim: workers wait for each other',
     file: 'engine/store/migrations/0002_functions.sql',
-    find: `        order by y.rank, y.seq, y.first_id limit v_room for update skip locked
-      loop`,
-    replace: `        order by y.rank, y.seq, y.first_id limit v_room for update
-      loop`,
+    find: `begin
+  foreach v_queue in array p_queues loop`,
+    replace: `begin
+  perform pg_advisory_xact_lock(1);
+  foreach v_queue in array p_queues loop`,
     test: 'store: three workers claim at once',
   },
   {
-    name: 'claim: workers lock nothing',
-    file: 'engine/store/migrations/0002_functions.sql',
-    find: `        order by y.rank, y.seq, y.first_id limit v_room for update skip locked
-      loop`,
-    replace: `        order by y.rank, y.seq, y.first_id limit v_room
-      loop`,
-    test: 'store: three workers claim at once',
-  },
-  {
-    name: 'panic: a job whose thread died is dead at once',
+    name: 'retry: a job that failed is dead at once',
     file: 'engine/orchestrator/retry.ts',
-    find: `@@`,
-    replace: ``,
+    find: `if (!retryable || attempt >= maxAttempts) return NO_RETRY`,
+    replace: `if (attempt > 0) return NO_RETRY`,
     test: 'failure: after a panic',
+  },
+  {
+    name: 'retry: one attempt too many',
+    file: 'engine/orchestrator/retry.ts',
+    find: `if (!retryable || attempt >= maxAttempts) return NO_RETRY`,
+    replace: `if (!retryable || attempt > maxAttempts) return NO_RETRY`,
+    test: 'failure: after a panic',
+  },
+  {
+    name: 'trace: spans of the real API are not found',
+    file: 'engine/base/trace.ts',
+    find: `Symbol.for('opentelemetry.js.api.1')`,
+    replace: `Symbol.for('opentelemetry.js.api.2')`,
+    test: 'enqueue: with the API of OpenTelemetry itself',
+  },
+  {
+    name: 'trace: the key of the span is another',
+    file: 'engine/base/trace.ts',
+    find: `Symbol.for('OpenTelemetry Context Key SPAN')`,
+    replace: `Symbol.for('SPAN')`,
+    test: 'enqueue: with the API of OpenTelemetry itself',
   },
 ]

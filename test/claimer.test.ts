@@ -239,7 +239,7 @@ test('after a failure, and when jobs have come back, claims begin at the beginni
       it.claimer.ready([1])
       await it.settle()
       it.world.failure = null
-      it.clock.advance(3_000)
+      it.clock.advance(200)
     }
     await it.settle()
     assert.equal(it.world.afters.at(-1), null)

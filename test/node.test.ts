@@ -169,18 +169,24 @@ test('a node that has just started judges nobody for as long', async () => {
 after(endAll)
 
 test('a node that is cut off ends its handler before another begins that job', { timeout: 120_000 }, () =>
-  withBundle(async ({ client, engine, folder, url }) => {
+  withBundle(async ({ client, engine, folder, query, url }) => {
     const proxy = await wireProxy(url)
     try {
-      const life = { nodeLimitMs: 6_000, nodeHeartbeatMs: 500, statementTimeoutMs: 60_000 }
+      const life = { nodeLimitMs: 5_000, nodeHeartbeatMs: 200, statementTimeoutMs: 60_000 }
       const cutOff = engine({ database: proxy.url, ...life })
       const ticks = join(folder, 'ticks')
       const pids = () => new Set(linesOf(ticks).map(([pid]) => pid))
       await client.enqueue('ticking', ticks)
       await until('it runs', () => pids().has(cutOff.pid))
-      proxy.stall()
       const other = engine(life)
-      await until('the other runs it', () => pids().has(other.pid))
+      await other.ready()
+      await until('the other may judge', async () => {
+        const rows = await query(`select from millrace.node where started_at < now() - interval '5.5 s'`)
+        return rows.length === 2
+      })
+      proxy.stall()
+      const turns = () => linesOf(ticks).filter(([pid]) => pid === other.pid).length
+      await until('the other has run it for a while', () => turns() >= 50)
       writeFileSync(`${ticks}.end`, '')
       const all = linesOf(ticks)
       const last = Math.max(...all.filter(([pid]) => pid === cutOff.pid).map(([, atMs]) => atMs))

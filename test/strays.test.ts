@@ -98,17 +98,18 @@ test('a lease that stays unknown is given back uncharged, and one that is known 
 })
 
 test('what arrives between two looks, or during one, is not touched', async () => {
-  const { world, strays, settle, pass, look } = bundle()
+  const { world, strays, settle, pass, look, clock } = bundle()
   world.leased = [5]
   await look()
   world.known = [5]
   await pass(3_000)
+  world.leased = [5, 6]
+  await look()
   let tell = () => {}
   world.answer = new Promise((resolve) => {
     tell = resolve
   })
-  world.leased = [5, 6]
-  strays.look()
+  clock.advance(1_200) // the second look is sent, and waits for its answer
   await settle()
   world.known = [5, 6]
   world.answer = null

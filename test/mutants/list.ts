@@ -1,6 +1,8 @@
 // The mutations of `npm run mutants`: one line broken each, and the test that must turn red. A promise whose line can be
 // broken with every test green is no promise. Each names the mistake, not the line.
 
+import { LEASE_MUTANTS } from './leases.ts'
+
 /** A mutation: a piece of a file that is there exactly once, and what takes its place. */
 export interface Mutant {
   /** The mistake, in a few words; unique. */
@@ -13,6 +15,7 @@ export interface Mutant {
 }
 
 export const MUTANTS: readonly Mutant[] = [
+  ...LEASE_MUTANTS,
   {
     name: 'cron: a window holds its end (one second)',
     file: 'engine/schedule/occurrences.ts',

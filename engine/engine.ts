@@ -545,11 +545,8 @@ class MillraceEngine extends Access {
   /** It is known by now whether a handler's own transaction completed its job. */
   #doubtSettled(doubt: DoubtItem, committed: boolean): void {
     this.#scheduler.doubtSettled(doubt, committed)
-    const { jobId, run, otherwise, said } = doubt
-    if (!committed && said !== null) this.#jobLog.doubtFailed(doubt)
-    else if (!committed)
-      this.log[otherwise === 'dead' ? 'error' : 'warn']({ job: jobId, run, end: otherwise }, 'job.not_committed')
-    else if (said !== null) this.log.warn({ job: jobId, run, error: said }, 'job.ended_after_completion')
+    if (committed) this.#jobLog.endedAfterCompletion(doubt)
+    else this.#jobLog.doubtFailed(doubt)
   }
 
   #stopItself(reason: string): void {

@@ -16,7 +16,7 @@ const WAITING_MAX = 10_000
 /** Written in one turn of the event loop. */
 const LINES_PER_TURN = 100
 
-/** `retried`: a failed attempt with another one ahead. The others end their jobs. */
+/** `retried`: a failed attempt that does not end its job. The others do. */
 type Kind = 'retried' | 'dead' | 'expired' | 'cancelled'
 
 export interface JobLogNeeds {
@@ -53,12 +53,23 @@ export class JobLog {
     })
   }
 
-  /** The attempt's own transaction has not completed the job, so it ended as it said. */
+  /** Its handler's own transaction has not completed the job: it ended as it said, or returned (`said` is null then). */
   doubtFailed({ jobId, run, otherwise, said }: DoubtItem): void {
-    if (said === null || (otherwise !== 'dead' && otherwise !== 'retried') || !this.#mayTell(otherwise)) return
-    this.#add(() =>
-      otherwise === 'dead' ? this.#dead({ job: jobId, run }, said) : this.#retried({ job: jobId, run }, said),
-    )
+    if ((otherwise !== 'dead' && otherwise !== 'retried') || !this.#mayTell(otherwise)) return
+    const facts = { job: jobId, run }
+    this.#add(() => {
+      if (said === null)
+        this.#log[otherwise === 'dead' ? 'error' : 'warn']({ ...facts, end: otherwise }, 'job.not_committed')
+      else if (otherwise === 'dead') this.#dead(facts, said)
+      else this.#retried(facts, said)
+    })
+  }
+
+  /** The attempt's own transaction has completed the job; that it ended otherwise afterwards is told, and changes nothing. */
+  endedAfterCompletion({ jobId, run, said }: DoubtItem): void {
+    if (said === null || !this.#mayTell('retried')) return
+    const err = asErrorFact(errorIn(said))
+    this.#add(() => this.#log.warn({ job: jobId, run, err }, 'job.ended_after_completion'))
   }
 
   /** Its expiry passed before it could run: a dead letter. */

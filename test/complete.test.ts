@@ -150,7 +150,8 @@ test('a task of the main thread completes itself in a transaction too, and many 
 
 test('a handler that rolls back and returns has failed with NOT_COMMITTED, by its policy of retries', LIMIT, () =>
   withLedger(async (ledger) => {
-    const engine = await ledger.engine({ tasks: TASKS })
+    const log = new FakeLog()
+    const engine = await ledger.engine({ tasks: TASKS, log })
     const id = await ledger.put('roll back', {}, { maxAttempts: 2 })
     const job = await ledger.inState(id, 'failed')
     assert.equal((job.error as { code: string }).code, 'NOT_COMMITTED')
@@ -162,6 +163,18 @@ test('a handler that rolls back and returns has failed with NOT_COMMITTED, by it
     assert.deepEqual([await ledger.effects(id), await ledger.effects(thrown)], [[], []])
     const { completed, failed, retried, dead } = engine.stats()
     assert.deepEqual({ completed, failed, retried, dead }, { completed: 0, failed: 3, retried: 1, dead: 2 })
+    const said = () => log.lines.filter(({ event }) => /^(job\.(not_committed|dead)|attempt\.failed)$/.test(event))
+    await ledger.until('the log tells of each', async () => said().length === 3)
+    assert.deepEqual(
+      said().map(({ event, facts }) => [event, facts.job]),
+      [
+        ['job.not_committed', id],
+        ['job.not_committed', id],
+        ['job.dead', thrown],
+      ],
+    )
+    const { err } = said()[2]!.facts as { err: Record<string, unknown> }
+    assert.deepEqual([err.code, err.message], ['TASK_THREW', 'as asked'])
   }),
 )
 
@@ -185,6 +198,9 @@ test(
           `the log tells of ${id}`,
         )
       }
+      const of = log.lines.find(({ facts }) => facts.job === thrown)!.facts as { err: Record<string, unknown> }
+      assert.deepEqual([of.err.type, of.err.message], ['Error', 'after the commit'])
+      assert.ok(!log.lines.some(({ event }) => event === 'job.dead' || event === 'attempt.failed'))
       const { completed, failed, retried, lateReports } = engine.stats()
       assert.deepEqual(
         { completed, failed, retried, lateReports },

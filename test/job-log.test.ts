@@ -144,6 +144,7 @@ test('an error that was cut, or is none of ours, is still told', () => {
     [
       ['error', 'TASK_THREW', 5, 2],
       ['warn', 'TASK_THREW', 5, 2],
+      ['warn', undefined, 5, 2],
     ],
   )
 })

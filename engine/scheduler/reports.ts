@@ -371,8 +371,8 @@ export class Reports implements ReportSink {
 }
 
 const MEAN_WEIGHT = 1 / 50
-/** Of an error, for the log. */
-const SAID_MAX = 1_000
+/** Of an error, for the log: as much as a thread reports. */
+const SAID_MAX = 16 * 1_024
 const STOPPED = Buffer.from('its thread was ended, or the engine stopped')
 const LATE = errorBytes('TASK_TIMED_OUT', 'the handler returned after its time was over')
 const CANCELLED = Buffer.from('it was cancelled')

@@ -52,7 +52,7 @@ import type { ClaimedChunk, DoubtItem, Flush } from './store/types.ts'
 import { Strays } from './strays.ts'
 import { Outbox } from './syncer/outbox.ts'
 import { Syncer } from './syncer/syncer.ts'
-import { findTaskFiles, publishedTasks, type TaskFiles, type TaskSource } from './task-files.ts'
+import { checkCatalog, findTaskFiles, publishedTasks, type TaskFiles, type TaskSource } from './task-files.ts'
 
 /** Every setting (see `millrace config`), the tasks, and who writes the log. */
 export interface EngineOptions<Tasks = TaskSource | readonly TaskSource[]> extends Partial<Omit<Settings, 'tasks'>> {
@@ -107,7 +107,7 @@ class MillraceEngine extends Access {
   #life: Life = 'new'
   #starting: Promise<void> | null = null
   #stopping: Promise<StopReport> | null = null
-  #catalog: Catalog = { tasks: [], broken: [] }
+  #catalog: Catalog = { tasks: [], broken: [], doubles: [] }
   #node!: Node
   #outbox!: Outbox
   #syncer!: Syncer
@@ -157,7 +157,8 @@ class MillraceEngine extends Access {
 
   async #start(): Promise<void> {
     try {
-      this.#buildPool(findTaskFiles(this.#tasks, cwd(), 'typescript' in features && features.typescript !== false))
+      const files = findTaskFiles(this.#tasks, cwd(), 'typescript' in features && features.typescript !== false)
+      this.#buildPool(files)
       const loading = this.#pool.start()
       loading.catch(() => {}) // looked at below; PostgreSQL may fail first
       await this.open()
@@ -168,6 +169,7 @@ class MillraceEngine extends Access {
       await this.#node.start()
       this.#catalog = await loading
       this.#goOn()
+      checkCatalog(this.#catalog, files, this.settings.claimUnknown ? [] : this.#tasks)
       this.#learnTasks()
       await this.store.publishTasks(this.#node.id, publishedTasks(this.#catalog.tasks))
       await this.#syncer.start()
@@ -391,7 +393,6 @@ class MillraceEngine extends Access {
   #learnTasks(): void {
     this.#scheduler.setTasks(this.#catalog.tasks)
     for (const task of this.#catalog.tasks) this.#taskByName.set(task.name, task)
-    for (const { file, message } of this.#catalog.broken) this.log.error({ file, message }, 'task_file.broken')
     this.log.info(
       { tasks: this.#catalog.tasks.map((task) => task.name), threads: this.settings.threads, node: this.#node.id },
       'engine.started',

@@ -3,7 +3,7 @@
 import { readdirSync, statSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
-import type { TaskInfo } from '../threads/lanes.ts'
+import type { Catalog, TaskInfo } from '../threads/lanes.ts'
 import { EngineError } from './base/errors.ts'
 import { isTask, type TaskDefinition } from './base/task.ts'
 import type { PublishedOptions } from './store/types.ts'
@@ -15,6 +15,8 @@ const MODULE = /\.(js|mjs|cjs)$/
 const TYPESCRIPT = /\.(ts|mts|cts)$/
 const NOT_A_TASK = /(\.d\.[cm]?ts|\.(test|spec)\.[cm]?[jt]s)$/
 const FILES_MAX = 10_000
+/** Files that an error names. */
+const NAMED_MAX = 5
 
 export interface TaskFiles {
   /** URLs of the files that threads import. */
@@ -33,8 +35,12 @@ export function findTaskFiles(
   const inline: TaskDefinition[] = []
   for (const source of Array.isArray(sources) ? (sources as readonly TaskSource[]) : [sources as TaskSource]) {
     if (isTask(source)) {
-      if (source.inline) inline.push(source)
-      else if (source.module) modules.add(source.module)
+      if (source.inline) {
+        const other = inline.find(({ name }) => name === source.name)
+        if (other !== undefined && other !== source)
+          throw definedTwice(source.name, ['one definition that was given', 'another'])
+        if (other === undefined) inline.push(source)
+      } else if (source.module) modules.add(source.module)
       else {
         throw new EngineError(
           'CONFIG_INVALID',
@@ -53,6 +59,47 @@ export function findTaskFiles(
     }
   }
   return { modules: [...modules], inline }
+}
+
+/**
+ * Refuses tasks with which an engine should not start: two definitions of one name, of which one would never run, and
+ * sources that give no task at all, which is mostly a wrong folder or a build that failed. An empty list gives none on purpose.
+ * @throws EngineError CONFIG_INVALID; TASK_LOAD_FAILED when there are files and none of them loads
+ */
+export function checkCatalog(
+  { tasks, broken, doubles }: Catalog,
+  { modules }: TaskFiles,
+  sources: TaskSource | readonly TaskSource[],
+): void {
+  const [double] = doubles
+  if (double !== undefined) throw definedTwice(double.task, double.places)
+  const given = Array.isArray(sources) ? (sources as readonly TaskSource[]) : [sources as TaskSource]
+  if (tasks.length > 0 || given.length === 0) return
+  if (broken.length > 0)
+    throw new EngineError(
+      'TASK_LOAD_FAILED',
+      `there is no task: ${some(broken.map(({ file, message }) => `${file} did not load, ${message}`))}`,
+      { broken },
+    )
+  throw new EngineError(
+    'CONFIG_INVALID',
+    modules.length === 0
+      ? `there is no task: ${some(given.map(String))} holds no .js, .mjs or .cjs file`
+      : `there is no task: ${some(modules)} exports nothing that defineTask returned`,
+    { field: 'tasks' },
+  )
+}
+
+function some(list: readonly string[]): string {
+  return `${list.slice(0, NAMED_MAX).join('; ')}${list.length > NAMED_MAX ? `; and ${list.length - NAMED_MAX} more` : ''}`
+}
+
+function definedTwice(task: string, [one, other]: readonly [string, string]): EngineError {
+  const where = one === other ? `in ${one}` : `by ${one} and by ${other}`
+  return new EngineError('CONFIG_INVALID', `task ${JSON.stringify(task)} is defined twice, ${where}`, {
+    field: 'tasks',
+    task,
+  })
 }
 
 /** What a node tells of its tasks. The order of the fields is part of it: two definitions are compared as text. */

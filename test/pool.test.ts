@@ -140,7 +140,7 @@ test(
 
 test('a pool without any file works, and an unknown task fails and may be retried', async () => {
   const h = await new PoolHarness({ modules: [] }).start()
-  assert.deepEqual(h.catalog, { tasks: [], broken: [] })
+  assert.deepEqual(h.catalog, { tasks: [], broken: [], doubles: [] })
   const { error, retryable, events } = await h.run('nobody', null, 0)
   assert.deepEqual(events, ['started', 'failed'])
   assert.deepEqual([error!.code, retryable], ['TASK_NOT_REGISTERED', true])
@@ -689,9 +689,11 @@ test('tasks are found in default exports, named exports and arrays, with their d
     heartbeatMs: 50,
     concurrency: 4,
     retry: { kind: 'none' },
+    decides: false,
     inline: false, // what a file exports runs in threads, whatever it says
   })
-  assert.deepEqual(h.catalog.broken, [{ file: two, message: `task "n" is already exported by ${one}` }])
+  assert.deepEqual(h.catalog.broken, [])
+  assert.deepEqual(h.catalog.doubles, [{ task: 'n', places: [one, two] }])
   await h.stop()
   remove()
 })
@@ -701,6 +703,9 @@ test('files that throw, do not parse, exit, spin or never settle on import are n
     throws: `throw new Error('not today')`,
     first: `export default defineTask({ name: 'first', run: () => 1 })`,
     parse: `export const = `,
+    nested: `import './parse.mjs'`,
+    json: `globalThis.times = (globalThis.times ?? 0) + 1\nif (globalThis.times > 1) process.exit()\nJSON.parse('{')`,
+    option: `defineTask({ name: 'x', maxAttemts: 3, run: () => 1 })`,
     exits: `process.exit(3)`,
     spins: `for (;;);`,
     never: `await new Promise(() => {})`,
@@ -709,12 +714,21 @@ test('files that throw, do not parse, exit, spin or never settle on import are n
   const h = await new PoolHarness({ modules: urls, threads: 2, loadTimeoutMs: 300 }).start()
   assert.deepEqual(h.catalog.tasks.map(({ name }) => name).sort(), ['first', 'last'])
   const broken = new Map(h.catalog.broken.map(({ file, message }) => [file, message]))
-  assert.equal(broken.size, 5)
-  assert.match(broken.get(urls[0]!)!, /not today/)
-  assert.match(broken.get(urls[2]!)!, /SyntaxError/)
-  assert.match(broken.get(urls[3]!)!, /code: 3/)
-  assert.match(broken.get(urls[4]!)!, /not imported within 300 ms/)
-  assert.match(broken.get(urls[5]!)!, /not imported within 300 ms/)
+  assert.equal(broken.size, 8)
+  assert.equal(broken.get(urls[0]!), `Error: not today (${urls[0]}:2:7)`)
+  assert.match(broken.get(urls[2]!)!, new RegExp(`^SyntaxError: .*token '=' \\(${urls[2]}:2`))
+  assert.match(
+    broken.get(urls[3]!)!,
+    /^SyntaxError: .*token '=' \((line 2:14 of a file that it imports|file:.*parse.mjs:2.*)\)/,
+  )
+  assert.match(broken.get(urls[4]!)!, new RegExp(`^SyntaxError: .*JSON.* \\(${urls[4]}:4:6\\)`))
+  assert.match(
+    broken.get(urls[5]!)!,
+    new RegExp(`task "x": a task has no option "maxAttemts"; did you mean maxAttempts\\? \\(${urls[5]}:2:1\\)`),
+  )
+  assert.match(broken.get(urls[6]!)!, /code: 3/)
+  assert.match(broken.get(urls[7]!)!, /not imported within 300 ms/)
+  assert.match(broken.get(urls[8]!)!, /not imported within 300 ms/)
   assert.equal((await h.run('last', null, 0)).result, 2)
   assert.deepEqual(h.lost, [])
   // A thread that comes up later does not try them again.

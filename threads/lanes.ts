@@ -101,10 +101,11 @@ export interface TaskInfo {
   inline: boolean
 }
 
-/** What the task files hold, and which files do not load. */
+/** What the task files hold, which files do not load, and names that stand for two definitions, with the place of each. */
 export interface Catalog {
   tasks: TaskInfo[]
   broken: { file: string; message: string }[]
+  doubles: { task: string; places: [string, string] }[]
 }
 
 export type AbortReason = 'timeout' | 'cancelled' | 'stopping'

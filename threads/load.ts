@@ -5,6 +5,7 @@ import { MAX_ATTEMPTS_DEFAULT } from '../engine/base/limits.ts'
 import { RETRY_DEFAULT } from '../engine/base/retry-policy.ts'
 import { isTask, type TaskDefinition } from '../engine/base/task.ts'
 import type { Catalog, TaskInfo } from './lanes.ts'
+import { loadMessage } from './load-message.ts'
 
 export interface Loaded {
   readonly catalog: Catalog
@@ -19,7 +20,7 @@ export async function loadTasks(
 ): Promise<Loaded> {
   const tasks = new Map<string, TaskDefinition>()
   const files = new Map<string, string>()
-  const catalog: Catalog = { tasks: [], broken: [] }
+  const catalog: Catalog = { tasks: [], broken: [], doubles: [] }
   for (const [index, file] of modules.entries()) {
     if (skip.includes(index)) continue
     onImport(index)
@@ -27,14 +28,14 @@ export async function loadTasks(
     try {
       exports = (await import(file)) as Record<string, unknown>
     } catch (error) {
-      catalog.broken.push({ file, message: importMessage(error) })
+      catalog.broken.push({ file, message: await loadMessage(error, file) })
       continue
     }
     for (const task of tasksOf(exports)) {
       const other = files.get(task.name)
       if (tasks.get(task.name) === task) continue // the same object, exported twice or re-exported
       if (other !== undefined) {
-        catalog.broken.push({ file, message: `task ${JSON.stringify(task.name)} is already exported by ${other}` })
+        catalog.doubles.push({ task: task.name, places: [other, file] })
         continue
       }
       tasks.set(task.name, task)
@@ -70,13 +71,5 @@ function* tasksOf(exports: Record<string, unknown>): Generator<TaskDefinition> {
   for (const value of Object.values(exports)) {
     if (isTask(value)) yield value
     else if (Array.isArray(value)) for (const item of value) if (isTask(item)) yield item
-  }
-}
-
-function importMessage(error: unknown): string {
-  try {
-    return error instanceof Error ? `${error.name}: ${error.message}` : String(error)
-  } catch {
-    return 'the file threw something that cannot be printed'
   }
 }

@@ -474,7 +474,17 @@ export class ThreadPool implements Lanes {
     const broken = [...this.#broken].map(([file, message]) => ({ file, message }))
     if (this.#catalog === null)
       started.reject(new EngineError('TASK_LOAD_FAILED', 'no thread could be brought up', { broken }))
-    else started.resolve({ tasks: this.#tasks(this.#catalog.tasks), broken })
+    else {
+      const { tasks, doubles } = this.#catalog
+      started.resolve({ tasks: this.#tasks(tasks), broken, doubles: [...doubles, ...this.#inlineDoubles(tasks)] })
+    }
+  }
+
+  /** Tasks of files that have the name of an inline one. */
+  #inlineDoubles(ofThreads: readonly TaskInfo[]): Catalog['doubles'] {
+    return ofThreads
+      .filter(({ name }) => this.#inline.has(name))
+      .map(({ name, file }) => ({ task: name, places: ['a definition that was given with inline: true', file] }))
   }
 
   /** What can be run: inline tasks on main, all others in threads, also those of a file that says `inline`. */

@@ -3,8 +3,10 @@
 
 import { EngineError, shown } from './errors.ts'
 import type { ForeignClient } from './foreign-client.ts'
-import { GROUP_LIMIT_MAX, MAX_ATTEMPTS_MAX, NAME_CHARS_MAX } from './limits.ts'
+import { GROUP_LIMIT_MAX, MAX_ATTEMPTS_MAX } from './limits.ts'
 import type { TaskLog } from './log.ts'
+import { isName, NAME_RULE } from './names.ts'
+import { didYouMean } from './nearest.ts'
 import { type RetryDecision, type RetryPolicy, wrongInRetry } from './retry-policy.ts'
 
 export type { RetryDecision, RetryPolicy }
@@ -89,9 +91,26 @@ export interface TaskDefinition<Name extends string = string, Payload = unknown,
 
 const BRAND = Symbol.for('millrace.task')
 
+const FIELDS = Object.keys({
+  name: true,
+  run: true,
+  module: true,
+  inline: true,
+  queue: true,
+  maxAttempts: true,
+  timeoutMs: true,
+  graceMs: true,
+  heartbeatMs: true,
+  retry: true,
+  group: true,
+  groupLimit: true,
+  onRetry: true,
+  concurrency: true,
+} satisfies Record<keyof TaskDefinition, true>)
+
 /**
  * Declares a task. The names and types of payload and result flow into `engine.enqueue`.
- * @throws EngineError CONFIG_INVALID when an option is out of its range; the message names it.
+ * @throws EngineError CONFIG_INVALID when an option is unknown or out of its range; the message names it.
  */
 export function defineTask<const Name extends string, Payload, Result>(
   definition: TaskDefinition<Name, Payload, Result>,
@@ -106,6 +125,8 @@ export function isTask(value: unknown): value is TaskDefinition {
 }
 
 function checkTask(task: TaskDefinition<string, never, unknown>): void {
+  if (typeof task !== 'object' || task === null)
+    throw new EngineError('CONFIG_INVALID', `a task is an object with name, run and options, got ${shown(task)}`, {})
   const refuse = (field: string, rule: string, value: unknown) => {
     throw new EngineError(
       'CONFIG_INVALID',
@@ -117,19 +138,25 @@ function checkTask(task: TaskDefinition<string, never, unknown>): void {
     if (value !== undefined && !(Number.isInteger(value) && value >= min && value <= max))
       refuse(field, `a whole number from ${min} to ${max}`, value)
   }
-  if (typeof task.name !== 'string' || task.name.length < 1 || task.name.length > NAME_CHARS_MAX)
-    refuse('name', `1 to ${NAME_CHARS_MAX} characters`, task.name)
+  if (!isName(task.name)) refuse('name', NAME_RULE, task.name)
+  for (const field of Object.keys(task))
+    if (!FIELDS.includes(field))
+      throw new EngineError(
+        'CONFIG_INVALID',
+        `task ${JSON.stringify(task.name)}: a task has no option ${JSON.stringify(field)}${didYouMean(field, FIELDS) || `; its options are ${FIELDS.join(', ')}`}`,
+        { field },
+      )
   if (typeof task.run !== 'function') refuse('run', 'a function', typeof task.run)
   whole('maxAttempts', task.maxAttempts, 1, MAX_ATTEMPTS_MAX)
   whole('timeoutMs', task.timeoutMs, 0, 2 ** 31 - 1)
   whole('graceMs', task.graceMs, 0, 2 ** 31 - 1)
   whole('heartbeatMs', task.heartbeatMs, 10, 2 ** 31 - 1)
   whole('concurrency', task.concurrency, 1, 1_000)
-  if (
-    task.group !== undefined &&
-    !(typeof task.group === 'string' && task.group.length >= 1 && task.group.length <= NAME_CHARS_MAX)
-  )
-    refuse('group', `1 to ${NAME_CHARS_MAX} characters`, task.group)
+  for (const field of ['queue', 'group'] as const)
+    if (task[field] !== undefined && !isName(task[field])) refuse(field, NAME_RULE, task[field])
+  if (task.module !== undefined && typeof task.module !== 'string')
+    refuse('module', 'the URL of a file: import.meta.url', task.module)
+  if (task.inline !== undefined && typeof task.inline !== 'boolean') refuse('inline', 'true or false', task.inline)
   const wrong = task.retry === undefined || typeof task.retry === 'function' ? null : wrongInRetry(task.retry)
   if (wrong !== null) refuse(wrong.field, wrong.rule, wrong.value)
   whole('groupLimit', task.groupLimit, 1, GROUP_LIMIT_MAX)

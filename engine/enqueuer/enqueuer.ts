@@ -10,6 +10,7 @@ import { type Clock, nextTurn } from '../base/clock.ts'
 import { EngineError, refuseUnknown } from '../base/errors.ts'
 import type { ForeignClient } from '../base/foreign-client.ts'
 import { BATCH_JOBS_MAX, CHUNK_JOBS_MAX } from '../base/limits.ts'
+import { isName } from '../base/names.ts'
 import type { Json } from '../base/task.ts'
 import { backoffMs, isRetryable, storeError } from '../store/connection.ts'
 import { blamesData, mayHaveWritten } from '../store/refusal.ts'
@@ -22,7 +23,6 @@ import {
   type EnqueuedMany,
   type EnqueueItem,
   type EnqueueOptions,
-  isName,
   same,
   type TaskDefaults,
   type Template,
@@ -145,7 +145,7 @@ export class Enqueuer {
     let text: string
     if (this.#mustLearn(task)) {
       text = payloadText(payload, this.#settings.payloadBytesMax) // as it is now, whatever the caller does to it meanwhile
-      await this.#published.learn([task])
+      await this.#learn([task])
       template = this.#template(task, options)
     } else {
       template = this.#template(task, options)
@@ -175,7 +175,7 @@ export class Enqueuer {
     payload: unknown,
     options?: EnqueueOptions,
   ): Promise<Pick<Template, 'queue' | 'maxAttempts' | 'group' | 'groupLimit' | 'onRetry'> & { json: string }> {
-    if (this.#mustLearn(task)) await this.#published.learn([task])
+    await this.#learn([task])
     const { queue, maxAttempts, group, groupLimit, onRetry } = this.#template(task, options)
     const json = payloadText(payload, this.#settings.payloadBytesMax)
     return { queue, maxAttempts, group, groupLimit, onRetry, json }
@@ -209,9 +209,7 @@ export class Enqueuer {
     if (count > BATCH_JOBS_MAX)
       throw new EngineError('VALIDATION', `a batch has at most ${BATCH_JOBS_MAX} jobs, got ${count}`, { count })
     if (count === 0) return { count: 0, ids: [] }
-    const named = typeof first === 'string' ? [first] : first.map((item) => item?.task)
-    const unlearnt = new Set(named.filter((task) => this.#mustLearn(task)))
-    if (unlearnt.size > 0) await this.#published.learn([...unlearnt])
+    await this.#learn(typeof first === 'string' ? [first] : new Set(first.map((item) => item?.task)))
     const templates: Template[] = []
     const payloads: string[] = []
     const shared = typeof first === 'string' ? this.#template(first, options) : null
@@ -542,8 +540,16 @@ export class Enqueuer {
 
   // ------------------------------------------------------------------ checks
 
+  async #learn(tasks: Iterable<unknown>): Promise<void> {
+    const names = [...tasks].filter((task) => this.#mustLearn(task)) as string[]
+    if (names.length === 0) return
+    await this.#published.learn(names)
+    if (this.#closed) throw new EngineError('STOPPING', 'the engine is stopping and takes no jobs')
+  }
+
   #mustLearn(task: unknown): task is string {
-    return isName(task) && this.#needs.defaultsOf(task) === undefined && !this.#published.isKnown(task)
+    const name = task as string
+    return this.#needs.defaultsOf(name) === undefined && !this.#published.isKnown(name) && isName(task)
   }
 
   #template(task: string, options?: EnqueueOptions): Template {

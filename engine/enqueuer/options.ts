@@ -9,10 +9,10 @@ import {
   MAX_ATTEMPTS_DEFAULT,
   MAX_ATTEMPTS_MAX,
   META_BYTES_MAX,
-  NAME_CHARS_MAX,
   PRIORITY_MAX,
   PRIORITY_MIN,
 } from '../base/limits.ts'
+import { isName, NAME_RULE } from '../base/names.ts'
 import { type RetryPolicy, wrongInRetry } from '../base/retry-policy.ts'
 import type { Json } from '../base/task.ts'
 import { jsonText } from './payload.ts'
@@ -115,19 +115,7 @@ export interface Template {
   readonly meta: string | null
 }
 
-const HALF_PAIR = /\p{Surrogate}/u
 const NOTHING_SAID: TaskDefaults = {}
-
-/** Could be the name of a task. */
-export function isName(value: unknown): value is string {
-  return (
-    typeof value === 'string' &&
-    value.length >= 1 &&
-    value.length <= NAME_CHARS_MAX &&
-    !value.includes('\0') &&
-    !HALF_PAIR.test(value)
-  )
-}
 
 export function checkedTemplate(
   task: string,
@@ -202,11 +190,7 @@ export function checkedTemplate(
 
 /** @throws EngineError VALIDATION naming the field */
 export function checkedName(field: string, value: unknown): string {
-  if (typeof value !== 'string' || value.length < 1 || value.length > NAME_CHARS_MAX)
-    refuse(field, `a string of 1 to ${NAME_CHARS_MAX} characters`, value)
-  // neither can be stored, and two names that differ only there would become one
-  if ((value as string).includes('\0') || HALF_PAIR.test(value as string))
-    refuse(field, 'free of U+0000 and of half surrogate pairs', value)
+  if (!isName(value)) refuse(field, NAME_RULE, value)
   return value as string
 }
 

@@ -35,7 +35,7 @@ export class PoolHarness implements ReportSink {
   readonly logged: { level: string; event: string; facts: Record<string, unknown> }[] = []
   readonly #clock: Clock
   bells = 0
-  catalog: Catalog = { tasks: [], broken: [] }
+  catalog: Catalog = { tasks: [], broken: [], doubles: [] }
   /** Slots in the order in which they were reported as started. */
   readonly startOrder: number[] = []
 

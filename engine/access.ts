@@ -110,6 +110,7 @@ export class Access {
         clock: this.clock,
         store: this.store,
         defaultsOf: (task) => this.defaultsOf(task),
+        onExpiry: (atMs) => this.onExpiry(atMs),
         onUnknownTask: (task) => this.onUnknownTask(task),
         traceHeaders: activeTraceHeaders,
         onEnqueued: (queueIds, dueAtMs) => this.onEnqueued(queueIds, dueAtMs),
@@ -130,6 +131,9 @@ export class Access {
   protected defaultsOf(_task: string): TaskDefaults | undefined {
     return undefined
   }
+
+  /** Jobs were enqueued that expire at this time, soon. */
+  protected onExpiry(_atMs: number): void {}
 
   /** Nobody has it, as far as anybody has said: mostly a slip of the fingers, and such a job would wait for ever in silence. */
   protected onUnknownTask(task: string): void {

@@ -16,7 +16,7 @@ import type {
 } from './api.ts'
 import { EngineError, shown } from './base/errors.ts'
 import { didYouMean, nearest } from './base/nearest.ts'
-import { checkChoice, checkFields, checkOptions, checkReason, JOB_STATES } from './filters.ts'
+import { checkChoice, checkFields, checkOptions, checkReason, JOB_STATES, nameIn } from './filters.ts'
 import { openQueueVerbs, statsOf } from './queue-verbs.ts'
 import { openResultVerbs, timeOf } from './result-verbs.ts'
 import { readStatements } from './store/statements.ts'
@@ -50,8 +50,8 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
         field: 'state',
       })
     const rows = await ask('jobs', [
-      filter.task ?? null,
-      filter.queue ?? null,
+      nameIn('task', filter.task),
+      nameIn('queue', filter.queue),
       filter.state ?? null,
       idOf(filter.id),
       idOf(filter.before),
@@ -62,8 +62,8 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
 
   const deadIds = async (filter: Omit<DeadFilter, 'before'>): Promise<number[]> => {
     const rows = await ask<{ job_id: number }>('dead_ids', [
-      filter.queue ?? null,
-      filter.task ?? null,
+      nameIn('queue', filter.queue),
+      nameIn('task', filter.task),
       idOf(filter.id),
       limitOf(filter.limit, DEAD_MAX, DEAD_MAX),
       timeOf('diedAfter', filter.diedAfter),
@@ -118,7 +118,7 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
     },
 
     async loops(overMs = LOOPS_MS) {
-      if (!(overMs >= 1_000 && overMs <= LOOPS_MS_MAX))
+      if (!(typeof overMs === 'number' && overMs >= 1_000 && overMs <= LOOPS_MS_MAX))
         throw new EngineError('VALIDATION', `overMs must be from 1,000 to ${LOOPS_MS_MAX}, got ${shown(overMs)}`, {
           field: 'overMs',
         })
@@ -140,11 +140,11 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
     jobs,
 
     async job(id) {
-      return (await jobs({ id }))[0] ?? null
+      return (await jobs({ id: jobId(id) }))[0] ?? null
     },
 
     async explain(id) {
-      const [job] = await jobs({ id })
+      const [job] = await jobs({ id: jobId(id) })
       if (!job) throw notFound(id)
       const [attempts, positions, dead] = [
         await ask('attempts', [id]),
@@ -162,8 +162,8 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
       async list(filter = {}) {
         checkFields(filter, [...DEAD_FIELDS, 'before'])
         const rows = await ask('dead', [
-          filter.queue ?? null,
-          filter.task ?? null,
+          nameIn('queue', filter.queue),
+          nameIn('task', filter.task),
           idOf(filter.id),
           idOf(filter.before),
           limitOf(filter.limit, LIST_DEFAULT, LIST_MAX),
@@ -205,6 +205,7 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
         const requeued = rows.length - refused.length
         if (requeued > 0) await wakeAll(store)
         if (requeued > 1 && perSecond !== undefined) await store.notify('s')
+        if (requeued > 0 && expiresAt !== undefined) await store.notify(`e${Math.ceil(Number(expiresAt))}`)
         const found = new Set(rows.map((row) => row.job_id))
         const absent = named === undefined ? [] : ids.filter((id) => !found.has(id))
         const states =
@@ -231,7 +232,7 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
 
     async cancel(id, reason = 'cancelled by the console') {
       checkReason(reason)
-      const [row] = await ask<{ outcome: 'cancelled' | 'held' | 'finished' | 'unknown' }>('cancel', [idOf(id), reason])
+      const [row] = await ask<{ outcome: 'cancelled' | 'held' | 'finished' | 'unknown' }>('cancel', [jobId(id), reason])
       return row!.outcome === 'held' ? 'signalled' : row!.outcome
     },
 
@@ -255,8 +256,12 @@ function notFound(id: number): EngineError {
   return new EngineError('JOB_NOT_FOUND', `no job has the id ${id}`, { jobId: id })
 }
 
+/** Left out it means any, as null. */
 function idOf(id: number | undefined): number | null {
-  if (id === undefined) return null
+  return id === undefined ? null : jobId(id)
+}
+
+function jobId(id: number): number {
   if (!Number.isSafeInteger(id) || id < 1)
     throw new EngineError('VALIDATION', `a job id is a whole number from 1 to 2^53, got ${shown(id)}`, { field: 'id' })
   return id
@@ -269,7 +274,7 @@ function idsOf(ids: readonly number[], rest: DeadFilter): number[] {
   if (beside) throw wrong(`ids stand alone, without ${beside[0]}`)
   if (!Array.isArray(ids) || ids.length < 1 || ids.length > DEAD_MAX)
     throw wrong(`ids must be a list of 1 to ${DEAD_MAX} job ids`)
-  return [...new Set(ids.map((id) => idOf(id)!))]
+  return [...new Set(ids.map(jobId))]
 }
 
 function limitOf(limit: number | undefined, fallback: number, max: number): number {

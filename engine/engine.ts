@@ -237,7 +237,12 @@ class MillraceEngine extends Access {
 
   #build(): void {
     const { clock, machineClock, log, settings, store } = this
-    this.#expiry = new Expiry({ log, expireDue: (chunks) => store.expireDue(chunks) })
+    this.#expiry = new Expiry({
+      clock,
+      log,
+      databaseMs: () => store.time.surelyMs(),
+      expireDue: (chunks) => store.expireDue(chunks),
+    })
     this.#node = new Node(
       {
         clock: machineClock,
@@ -247,7 +252,7 @@ class MillraceEngine extends Access {
         deliver: () => this.#deliver(),
         onFenced: (reason) => this.#fenced(reason),
         onCancels: () => this.#cancels?.ask(),
-        onOverdue: () => this.#expiry.sweep(),
+        onOverdue: (inMs) => this.#expiry.in(inMs),
         onBeat: () => this.#strays?.look(),
         onRescued: () => this.#claimer?.returned(),
       },
@@ -424,6 +429,7 @@ class MillraceEngine extends Access {
           if (heard.nodeId === this.#node.id) this.#cancels.ask()
         } else if (heard.kind === 'scheduled') this.#claimer.dueIn(0)
         else if (heard.kind === 'schedules') this.#cron.reload()
+        else if (heard.kind === 'expiry') this.#expiry.at(heard.atMs)
         else {
           this.#claimer.ready(null)
           this.#claimer.dueIn(0)
@@ -567,6 +573,10 @@ class MillraceEngine extends Access {
     if (this.#life !== 'running') return
     if (queueIds.length > 0) this.#claimer.ready(queueIds)
     if (dueAtMs !== null) this.#claimer.dueIn(dueAtMs - this.clock.wallMs())
+  }
+
+  protected override onExpiry(atMs: number): void {
+    if (this.#life === 'running') this.#expiry.at(atMs)
   }
 
   // ------------------------------------------------------------------ changing

@@ -2,6 +2,7 @@
 
 import type { JobState } from './api.ts'
 import { EngineError, refuseUnknown, shown } from './base/errors.ts'
+import { isName, NAME_RULE } from './base/names.ts'
 
 /** States that jobs can be listed by. */
 export const JOB_STATES: readonly string[] = [
@@ -37,11 +38,26 @@ export function checkOptions(options: unknown, allowed: readonly string[]): void
 
 /** @throws EngineError VALIDATION that names the field and those that there are */
 export function checkFields(filter: unknown, allowed: readonly string[]): void {
-  if (typeof filter !== 'object' || filter === null)
+  if (typeof filter !== 'object' || filter === null || Array.isArray(filter))
     throw new EngineError('VALIDATION', `a filter is an object; {} means all of them, got ${shown(filter)}`, {
       field: 'filter',
     })
   refuseUnknown(filter, allowed, 'no field of this filter')
+}
+
+/** Left out it means any, as null. @throws EngineError VALIDATION when it is no name */
+export function nameIn(field: string, value: unknown): string | null {
+  return value === undefined ? null : nameOf(field, value)
+}
+
+/** @throws EngineError VALIDATION when it is no name */
+export function nameOf(field: string, value: unknown): string {
+  if (!isName(value))
+    throw new EngineError('VALIDATION', `${field} must be ${NAME_RULE}, got ${shown(value)}`, {
+      field,
+      rule: NAME_RULE,
+    })
+  return value
 }
 
 /** What people give as a reason is stored and shown. @throws EngineError VALIDATION */

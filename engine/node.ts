@@ -26,7 +26,7 @@ export interface NodeNeeds {
       nodeId: number,
       state: 'live' | 'quiet',
       threads: number,
-    ): Promise<{ alive: boolean; silent: number[]; cancels: boolean; overdue: boolean }>
+    ): Promise<{ alive: boolean; silent: number[]; cancels: boolean; overdue: boolean; expiresInMs: number | null }>
     rescue(
       nodeId: number,
       rescuesMax: number,
@@ -47,8 +47,8 @@ export interface NodeNeeds {
   onFenced(reason: string): void
   /** Somebody asks this node to end a job. */
   onCancels(): void
-  /** Jobs wait although their time has passed. */
-  onOverdue(): void
+  /** Jobs expire in so many ms; 0: there are some whose time has passed. */
+  onOverdue(inMs: number): void
   /** This node is alive, says PostgreSQL: a good moment to compare what it holds. */
   onBeat(): void
   /** Jobs of a dead node are ready again. */
@@ -183,7 +183,7 @@ export class Node {
       )
     let guard = watch()
     try {
-      const { alive, silent, cancels, overdue } = await store.beat(id, this.#state, this.#needs.threads())
+      const { alive, silent, cancels, overdue, expiresInMs } = await store.beat(id, this.#state, this.#needs.threads())
       this.counts.beats++
       if (this.#fenced || id !== this.#id) return true
       if (!alive) {
@@ -195,7 +195,8 @@ export class Node {
       guard.cancel()
       guard = watch() // what follows may take its time, measured from this renewal
       if (cancels) this.#needs.onCancels()
-      if (overdue) this.#needs.onOverdue()
+      if (overdue) this.#needs.onOverdue(0)
+      else if (expiresInMs !== null && expiresInMs <= this.#settings.nodeHeartbeatMs) this.#needs.onOverdue(expiresInMs)
       this.#needs.onBeat()
       // after an outage everybody looks silent: give them the time that we would want
       if (silent.length > 0 && began - this.#steadySinceMs >= nodeLimitMs && (await this.#isDelivered()))

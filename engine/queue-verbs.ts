@@ -2,8 +2,7 @@
 // transaction of its own, and touches nothing that a node holds.
 
 import type { QueueStats, QueueVerbs } from './api.ts'
-import { EngineError } from './base/errors.ts'
-import { checkReason } from './filters.ts'
+import { checkReason, nameOf } from './filters.ts'
 import { readStatements } from './store/statements.ts'
 import type { Store } from './store/store.ts'
 
@@ -19,7 +18,7 @@ export function openQueueVerbs(store: Store): QueueVerbs {
   const ask = <R = Row>(name: string, values: readonly unknown[] = []) => store.ask<R>(statements.get(name)!, values)
 
   const setPaused = async (queue: string, paused: boolean): Promise<void> => {
-    const [id] = await store.queueIds([nameOf(queue)])
+    const [id] = await store.queueIds([nameOf('queue', queue)])
     await ask('queue_pause', [id, paused])
     if (!paused) await store.notify(`q${id}`)
   }
@@ -30,7 +29,7 @@ export function openQueueVerbs(store: Store): QueueVerbs {
     },
 
     async stats(queue) {
-      const [row] = await ask('queue_stats', [nameOf(queue)])
+      const [row] = await ask('queue_stats', [nameOf('queue', queue)])
       return row ? statsOf(row) : { ...EMPTY, queue }
     },
 
@@ -40,7 +39,7 @@ export function openQueueVerbs(store: Store): QueueVerbs {
 
     async purge(queue, reason = 'purged') {
       checkReason(reason)
-      const [known] = await ask<{ id: number; now: string }>('queue_find', [nameOf(queue)])
+      const [known] = await ask<{ id: number; now: string }>('queue_find', [nameOf('queue', queue)])
       if (!known) return 0
       let purged = 0
       for (const place of PLACES) {
@@ -85,10 +84,4 @@ const EMPTY: Omit<QueueStats, 'queue'> = {
   blocked: 0,
   dead: 0,
   oldestWaitingMs: null,
-}
-
-export function nameOf(queue: string): string {
-  if (typeof queue !== 'string' || queue.length < 1 || queue.length > 255)
-    throw new EngineError('VALIDATION', 'the name of a queue has 1 to 255 characters', { field: 'queue' })
-  return queue
 }

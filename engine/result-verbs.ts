@@ -2,7 +2,7 @@
 
 import type { ResultFilter, ResultPage, ResultRow, ResultVerbs } from './api.ts'
 import { EngineError, shown } from './base/errors.ts'
-import { checkFields } from './filters.ts'
+import { checkChoice, checkFields, nameIn } from './filters.ts'
 import { readStatements } from './store/statements.ts'
 import type { Store } from './store/store.ts'
 
@@ -29,9 +29,9 @@ export function openResultVerbs(store: Store): ResultVerbs {
     const before = timeOf('completedBefore', filter.completedBefore)
     const from = filter.cursor === undefined ? null : cursorOf(filter.cursor)
     const found = await ask<Row & { job_id: number | null; moment: string }>('results', [
-      filter.queue ?? null,
-      filter.task ?? null,
-      filter.group ?? null,
+      nameIn('queue', filter.queue),
+      nameIn('task', filter.task),
+      nameIn('group', filter.group),
       timeOf('completedAfter', filter.completedAfter),
       from?.at ?? before,
       limit,
@@ -51,7 +51,7 @@ export function openResultVerbs(store: Store): ResultVerbs {
     list: async (filter) => (await page(filter)).rows,
 
     async cleanup(filter) {
-      checkFields(filter, ['queue', 'completedBefore'])
+      checkChoice(filter, ['queue', 'completedBefore'])
       const { queue, completedBefore } = filter
       if (queue === undefined && completedBefore === undefined)
         throw new EngineError('VALIDATION', 'name what is meant: queue, completedBefore, or both', {
@@ -61,7 +61,7 @@ export function openResultVerbs(store: Store): ResultVerbs {
       let forgotten = 0
       for (let after: number | null = 0; after !== null; ) {
         const [batch]: { jobs: number; last: number | null }[] = await ask('forget_completed', [
-          queue ?? null,
+          nameIn('queue', queue),
           before,
           after,
           BATCH_JOBS,
@@ -91,7 +91,8 @@ function resultOf(row: Row): ResultRow {
 
 /** `<time>/<job>`: what comes after this job, or before this time. */
 function cursorOf(text: string): { at: string; below: number } {
-  const [, at, id] = /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)\/(\d{1,16})$/.exec(text) ?? []
+  const [, at, id] =
+    typeof text !== 'string' ? [] : (/^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z)\/(\d{1,16})$/.exec(text) ?? [])
   if (at === undefined || Number.isNaN(Date.parse(at)))
     throw new EngineError('VALIDATION', 'cursor must be what an earlier page answered as `older`', { field: 'cursor' })
   return { at, below: Number(id) }

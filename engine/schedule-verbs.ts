@@ -70,10 +70,13 @@ export function openSchedules(needs: ScheduleVerbsNeeds): Schedules {
       checkOptions(options, ['queue']) // misspelt, it would delete the schedules of another queue
       const { queue = 'default' } = options
       const queues = typeof queue === 'string' ? [queue] : queue
-      if (queues.length === 0) refuse('queue', 'one name or several', queue)
+      if (!Array.isArray(queues) || queues.length === 0) refuse('queue', 'one name or several', queue)
+      for (const name of queues) checkedName('queue', name)
       if (!Array.isArray(list) || list.length > REGISTER_MAX) refuse('list', `a list of at most ${REGISTER_MAX}`, list)
       const checked = await Promise.all(
-        list.map((it, at) => inItem(at, () => checkDefinition(needs, { ...it, queue: it.queue ?? queues[0]! }))),
+        list.map((it, at) =>
+          inItem(at, () => checkDefinition(needs, it, options.queue === undefined ? undefined : queues[0])),
+        ),
       )
       const ids = new Set<string>()
       for (const [at, { row }] of checked.entries()) {
@@ -98,6 +101,7 @@ export function openSchedules(needs: ScheduleVerbsNeeds): Schedules {
 
     async update(id, change) {
       const row = await find(id)
+      if (typeof change !== 'object' || change === null || Array.isArray(change)) refuse('change', 'an object', change)
       const checked = await checkDefinition(needs, { ...definitionOf(row), ...defined(change), id })
       await put([checked], row.source as 'code' | 'api', false, null)
       return rowOf(await find(id), store.time.nowMs())
@@ -165,7 +169,9 @@ export function openSchedules(needs: ScheduleVerbsNeeds): Schedules {
       return times
     },
 
-    async history(id, { limit = 50, before } = {}) {
+    async history(id, filter = {}) {
+      checkFields(filter, ['limit', 'before'])
+      const { limit = 50, before } = filter
       await find(id)
       const beforeMs = before === undefined ? null : timeOf('before', before)
       const rows = await store.history(id, beforeMs, wholeOf('limit', limit, 1, LIST_MAX))
@@ -224,7 +230,17 @@ const OPTIONS: readonly (keyof ScheduleJobOptions)[] = [
 ]
 const TRIGGER_FIELDS: readonly (keyof TriggerOptions)[] = ['payload', 'queue', ...OPTIONS]
 
-async function checkDefinition(needs: ScheduleVerbsNeeds, given: ScheduleDefinition): Promise<Checked> {
+async function checkDefinition(
+  needs: ScheduleVerbsNeeds,
+  definition: ScheduleDefinition,
+  queue?: string,
+): Promise<Checked> {
+  if (typeof definition !== 'object' || definition === null || Array.isArray(definition))
+    refuse('definition', 'an object with task, cron and options', definition)
+  const given =
+    queue === undefined
+      ? definition
+      : { ...definition, queue: definition.queue === undefined ? queue : definition.queue }
   for (const field of Object.keys(given))
     if (!FIELDS.has(field)) refuse(field, `one of ${[...FIELDS].join(', ')}`, 'an unknown field')
   const { task, cron, timeZone = 'UTC', payload = {}, overlap = 'allow', catchUp = 'one', paused } = given
@@ -250,7 +266,7 @@ async function checkDefinition(needs: ScheduleVerbsNeeds, given: ScheduleDefinit
     task,
     queue: job.queue,
     row: {
-      id: checkedName('id', given.id ?? task),
+      id: checkedName('id', given.id === undefined ? task : given.id),
       cron: plan.expression,
       timeZone,
       payload: job.json,

@@ -187,3 +187,62 @@ test('a dead letter that comes back is no longer watched with its chunk; an expi
   await it.query('select millrace.expire_due(100)')
   assert.deepEqual(await states(first + 2, 2), ['queued', 'expired'])
 })
+
+// ------------------------------------------------------------------ within its second
+
+/** No beat comes within the time that a test waits. */
+const NO_BEAT = { nodeHeartbeatMs: 120_000, nodeLimitMs: 600_000 }
+
+test('an expiry that is near is obeyed without a beat: enqueued here, elsewhere, by SQL, in a transaction, requeued', async () => {
+  await withEngines(async ({ client, engine, inState, query, connection, schema }) => {
+    await client.console.queue.pause('default')
+    const node = await engine(NO_BEAT)
+    const near = () => ({ expiresAt: Date.now() + 300 })
+    const dead = [(await node.enqueue('echo', 1, near())).id, (await client.enqueue('echo', 2, near())).id]
+    const [{ id: sql }] = (await query(
+      "select millrace.enqueue('echo', '3', expires_at => now() + interval '300 ms') as id",
+    )) as [{ id: string }]
+    dead.push(Number(sql))
+    dead.push((await client.enqueueMany('echo', [4], near())).ids[0]!.first)
+    const own = await connection()
+    await own.query('begin')
+    dead.push((await client.enqueue('echo', 5, { ...near(), client: own })).id)
+    await own.query(`select "${schema}".enqueue('echo', '6', expires_at => now() + interval '300 ms')`)
+    await own.query('commit')
+    for (const id of dead) await inState(id, 'expired')
+    await client.console.dead.requeue({ id: dead[0]! }, near())
+    await inState(dead[0]!, 'expired')
+    const late = (await client.enqueue('echo', 7, { expiresAt: Date.now() + 3_600_000 })).id
+    assert.equal((await client.console.job(late))!.state, 'queued')
+  })
+})
+
+test('a beat tells of an expiry that comes before the next one', async () => {
+  await withEngines(async ({ client, engine, inState, query }) => {
+    await client.console.queue.pause('default')
+    await engine({ listen: false, nodeHeartbeatMs: 8_000, nodeLimitMs: 100_000 })
+    const { id } = await client.enqueue('echo', 1, { expiresAt: Date.now() + 11_000 })
+    await inState(id, 'expired')
+    const [row] = await query(
+      'select extract(epoch from died_at - expires_at)::float8 as late from millrace.dead d join millrace.job j on j.id = d.job_id',
+    )
+    assert.ok((row!.late as number) >= 0 && (row!.late as number) < 4, `${row!.late} s late`) // the beat after comes 5 s after it
+  })
+})
+
+test('what a node holds and cannot begin in time is a dead letter while its lane is still busy', async () => {
+  await withEngines(async ({ client, engine, inState, until }) => {
+    const node = await engine({ ...NO_BEAT, threads: 1 })
+    const busy = (await client.enqueue('wait', 1)).id // its thread runs nothing else meanwhile
+    const isHeld = async () => ['assigned', 'running'].includes((await client.console.job(busy))!.state)
+    await until('it runs', isHeld)
+    const { ids } = await node.enqueueMany('echo', [1, 2, 3], { expiresAt: Date.now() + 300 })
+    const grouped = (await node.enqueue('echo', 4, { group: 'g', expiresAt: Date.now() + 400 })).id
+    const next = (await node.enqueue('echo', 5, { group: 'g' })).id
+    for (const id of [ids[0]!.first, ids[0]!.first + 2, grouped]) await inState(id, 'expired')
+    assert.ok(await isHeld())
+    assert.ok(node.stats().dead >= 3) // those that it held
+    await client.console.cancel(busy)
+    await inState(next, 'completed')
+  })
+})

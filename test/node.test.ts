@@ -20,7 +20,7 @@ const BEAT_MS = 5_000
 
 type Beat = Awaited<ReturnType<NodeNeeds['store']['beat']>>
 
-const ALIVE: Beat = { alive: true, silent: [], cancels: false, overdue: false }
+const ALIVE: Beat = { alive: true, silent: [], cancels: false, overdue: false, expiresInMs: null }
 
 /** A node whose renewals the test answers. */
 async function bundle() {

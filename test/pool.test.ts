@@ -711,7 +711,7 @@ test('files that throw, do not parse, exit, spin or never settle on import are n
     never: `await new Promise(() => {})`,
     last: `export default defineTask({ name: 'last', run: () => 2 })`,
   })
-  const h = await new PoolHarness({ modules: urls, threads: 2, loadTimeoutMs: 300 }).start()
+  const h = await new PoolHarness({ modules: urls, threads: 2, loadTimeoutMs: 3_000 }).start()
   assert.deepEqual(h.catalog.tasks.map(({ name }) => name).sort(), ['first', 'last'])
   const broken = new Map(h.catalog.broken.map(({ file, message }) => [file, message]))
   assert.equal(broken.size, 8)
@@ -727,8 +727,8 @@ test('files that throw, do not parse, exit, spin or never settle on import are n
     new RegExp(`task "x": a task has no option "maxAttemts"; did you mean maxAttempts\\? \\(${urls[5]}:2:1\\)`),
   )
   assert.match(broken.get(urls[6]!)!, /code: 3/)
-  assert.match(broken.get(urls[7]!)!, /not imported within 300 ms/)
-  assert.match(broken.get(urls[8]!)!, /not imported within 300 ms/)
+  assert.match(broken.get(urls[7]!)!, /not imported within 3000 ms/)
+  assert.match(broken.get(urls[8]!)!, /not imported within 3000 ms/)
   assert.equal((await h.run('last', null, 0)).result, 2)
   assert.deepEqual(h.lost, [])
   // A thread that comes up later does not try them again.

@@ -41,6 +41,11 @@ export const GROUP_LIMIT_MAX = 1_000
 /** A job is a dead letter (POISON) when this many holders died with it. */
 export const RESCUES_MAX = 3
 
+/** An expiry that is nearer is told to nodes when it is written; those further ahead are found by their beats. */
+export const EXPIRY_HINT_MS = 60_000
+/** Expiries are told in such steps, rounded up: bounds how many hints a flood of them sends. */
+export const EXPIRY_STEP_MS = 250
+
 /** Separates payload texts that travel as one string. JSON text cannot contain it unescaped (RFC 8259, section 7). */
 export const PAYLOAD_SEPARATOR = '\u001e'
 

@@ -9,7 +9,7 @@
 import { type Clock, nextTurn } from '../base/clock.ts'
 import { EngineError, refuseUnknown } from '../base/errors.ts'
 import type { ForeignClient } from '../base/foreign-client.ts'
-import { BATCH_JOBS_MAX, CHUNK_JOBS_MAX } from '../base/limits.ts'
+import { BATCH_JOBS_MAX, CHUNK_JOBS_MAX, EXPIRY_HINT_MS, EXPIRY_STEP_MS } from '../base/limits.ts'
 import { isName } from '../base/names.ts'
 import type { Json } from '../base/task.ts'
 import { backoffMs, isRetryable, storeError } from '../store/connection.ts'
@@ -18,6 +18,7 @@ import type { Duplicate } from '../store/store.ts'
 import type { NewChunk } from '../store/types.ts'
 import {
   checkClient,
+  checkedName,
   checkedTemplate,
   type Enqueued,
   type EnqueuedMany,
@@ -84,6 +85,8 @@ export interface EnqueuerNeeds {
   traceHeaders?(): Readonly<Record<string, Json>> | null
   /** Called after a commit with the queues that have new work, and when the first delayed job is due (wall ms). */
   onEnqueued?(queueIds: readonly number[], dueAtMs: number | null): void
+  /** Called after a commit with the near times at which jobs of it expire (wall ms). */
+  onExpiry?(atMs: number): void
 }
 
 export interface EnqueuerSettings {
@@ -121,6 +124,8 @@ export class Enqueuer {
   #endId = 0
   #blockAtMs = 0
   readonly #unnotified = new Set<string>()
+  /** Times of expiries that others have been told, those ahead. */
+  readonly #toldExpiries = new Set<number>()
   #notifying = false
   readonly #published: Published
 
@@ -208,6 +213,7 @@ export class Enqueuer {
     const count = batch.length
     if (count > BATCH_JOBS_MAX)
       throw new EngineError('VALIDATION', `a batch has at most ${BATCH_JOBS_MAX} jobs, got ${count}`, { count })
+    if (typeof first === 'string') checkedName('task', first)
     if (count === 0) return { count: 0, ids: [] }
     await this.#learn(typeof first === 'string' ? [first] : new Set(first.map((item) => item?.task)))
     const templates: Template[] = []
@@ -275,6 +281,7 @@ export class Enqueuer {
     const ready = new Set(chunks.filter((chunk) => this.#isReadySoon(chunk)).map((chunk) => chunk.queueId))
     const hints = [...ready].slice(0, NOTIFY_MESSAGES_MAX).map((id) => `q${id}`)
     if (chunks.some((chunk) => chunk.runAtMs !== null)) hints.push('s')
+    for (const atMs of this.#nearExpiries(chunks)) hints.push(`e${atMs}`)
     await client.query('select pg_notify($1, hint) from unnest($2::text[]) hint', [
       `millrace_${this.#needs.store.schema}`,
       hints,
@@ -428,6 +435,17 @@ export class Enqueuer {
     return runAtMs === null || runAtMs <= this.#needs.clock.wallMs() + SOON_MS
   }
 
+  /** Times at which jobs of these expire, in whole steps: those that no beat would tell in time. */
+  #nearExpiries(chunks: readonly NewChunk[]): Set<number> {
+    const nowMs = this.#needs.clock.wallMs()
+    const near = new Set<number>()
+    for (const { expiresAtMs } of chunks)
+      if (expiresAtMs !== null && expiresAtMs < nowMs + EXPIRY_HINT_MS)
+        near.add(Math.ceil(expiresAtMs / EXPIRY_STEP_MS) * EXPIRY_STEP_MS)
+    if (near.size > 0) for (const atMs of this.#toldExpiries) if (atMs < nowMs) this.#toldExpiries.delete(atMs)
+    return near
+  }
+
   /** Tells this process at once, and other nodes by a hint from the side that is coalesced; `told`: they know already. */
   #announce(chunks: readonly NewChunk[], told = false): void {
     const ready = new Set<number>()
@@ -438,6 +456,12 @@ export class Enqueuer {
       if (runAtMs !== null) dueAtMs = Math.min(dueAtMs ?? runAtMs, runAtMs)
     }
     this.#needs.onEnqueued?.([...ready], dueAtMs)
+    for (const atMs of this.#nearExpiries(chunks)) {
+      this.#needs.onExpiry?.(atMs)
+      if (this.#toldExpiries.has(atMs)) continue
+      this.#toldExpiries.add(atMs)
+      this.#unnotified.add(`e${atMs}`)
+    }
     if (!told) for (const id of ready) this.#unnotified.add(`q${id}`)
     if (dueAtMs !== null) this.#unnotified.add('s')
     if (this.#notifying) return
@@ -543,7 +567,7 @@ export class Enqueuer {
   async #learn(tasks: Iterable<unknown>): Promise<void> {
     const names = [...tasks].filter((task) => this.#mustLearn(task)) as string[]
     if (names.length === 0) return
-    await this.#published.learn(names)
+    await this.#patiently(this.#untilMs(), () => this.#published.learn(names))
     if (this.#closed) throw new EngineError('STOPPING', 'the engine is stopping and takes no jobs')
   }
 

@@ -167,7 +167,7 @@ export function checkedTemplate(
       : whole('groupLimit', options.groupLimit, 1, GROUP_LIMIT_MAX)
   return {
     task: checkedName('task', task),
-    queue: checkedName('queue', options.queue ?? defaults.queue ?? 'default'),
+    queue: checkedName('queue', options.queue === undefined ? (defaults.queue ?? 'default') : options.queue),
     priority: options.priority === undefined ? 0 : whole('priority', options.priority, PRIORITY_MIN, PRIORITY_MAX),
     runAtMs: due !== null && due <= nowMs ? null : due,
     expiresAtMs,

@@ -35,6 +35,9 @@ export const ABORTED = FLAG.timeout | FLAG.cancel | FLAG.stop
 /** Room for jobs that come although they were not asked for; beyond it they are given back at once. */
 const SLOTS_PER_HELD = 2
 
+/** Jobs that wait here are looked through for expired ones no more often. */
+const EXPIRY_LOOK_MS = 100
+
 /** The loop's one reading of the clocks, renewed at the start of everything that comes from outside. */
 export class Now {
   steadyMs = 0
@@ -79,6 +82,8 @@ export class HeldJobs {
   readonly #tasks = new Map<string, TaskState>()
   readonly #needs: SchedulerNeeds
   #prerunJobs = 0
+  /** When the next of the jobs here expires, at the earliest, by the clock of due times. */
+  #expiryMs = Number.POSITIVE_INFINITY
   /** A job of a group has left, and the next of it may wait for that to be written. Written here and by the scheduler. */
   turnEnded = false
   /** Called with a job's id and last state when it leaves. */
@@ -220,11 +225,55 @@ export class HeldJobs {
     return done
   }
 
-  /** Our wall time of the next job that becomes due; Infinity when none waits for its time. */
+  /** Our wall time of the next job that becomes due or expires; Infinity when none waits for its time. */
   nextDueMs(): number {
-    const span = this.#prerun.peek()
-    if (span === undefined) return Number.POSITIVE_INFINITY
-    return span.holding.chunk.dueAtMs - this.#dueNowMs() + this.now.wallMs
+    const nextMs = Math.min(this.#prerun.peek()?.holding.chunk.dueAtMs ?? Number.POSITIVE_INFINITY, this.#expiryMs)
+    if (nextMs === Number.POSITIVE_INFINITY) return nextMs
+    return nextMs - this.#dueNowMs() + this.now.wallMs
+  }
+
+  /**
+   * Ends what has not begun although its expiry has passed, also what a lane was fed and has not taken. One look through all
+   * that is held, when there is something to expire. Returns how many.
+   */
+  expire(): number {
+    if (this.#expiryMs === Number.POSITIVE_INFINITY) return 0
+    const nowMs = this.#dueNowMs()
+    if (nowMs < this.#expiryMs) return 0
+    const { slots, dispatcher } = this
+    const late: number[] = []
+    const lanes = new Set<number>()
+    let nextMs = Number.POSITIVE_INFINITY
+    for (const slot of slots.all()) {
+      const { expiresAtMs } = slots.ref[slot]!.chunk
+      if (expiresAtMs === null || (slots.flags[slot]! & (FLAG.started | ABORTED)) !== 0) continue
+      nextMs = Math.min(nextMs, Math.max(expiresAtMs, nowMs + EXPIRY_LOOK_MS)) // also of what its lane has taken meanwhile
+      if (expiresAtMs > nowMs) continue
+      late.push(slots.id[slot]!)
+      if (slots.lane[slot] !== -1) lanes.add(slots.lane[slot]!)
+    }
+    this.#expiryMs = nextMs
+    for (const lane of lanes) dispatcher.takeBack(dispatcher.lanes[lane]!, this.now.steadyMs)
+    let ended = 0
+    for (const jobId of late) if (this.#expireOne(slots.of(jobId))) ended++
+    return ended
+  }
+
+  /** False: it is gone, or its lane has taken it. */
+  #expireOne(slot: number): boolean {
+    const { slots } = this
+    if (slot === NO_SLOT || slots.lane[slot] !== -1) return false
+    const holding = slots.ref[slot]!
+    const jobId = slots.id[slot]!
+    const before = slots.state[slot]!
+    if (!this.step(slot, EVENT.fail)) return false
+    this.#forget(slot, before)
+    this.#needs.outcomes.expired(holding.chunk, jobId, this.now.wallMs)
+    this.#needs.notices?.expired(holding.chunk, jobId)
+    this.counters.expired++
+    this.counters.dead++
+    this.end(slot)
+    return true
   }
 
   /** How far ahead of ours the clock is that due times are judged by. */
@@ -450,6 +499,7 @@ export class HeldJobs {
       living++
     }
     this.counters.arrived += living
+    if (chunk.expiresAtMs !== null && chunk.expiresAtMs < this.#expiryMs) this.#expiryMs = chunk.expiresAtMs
     if (chunk.expiresAtMs !== null && chunk.expiresAtMs <= this.#dueNowMs()) {
       this.#expire({ holding, from: 0, to: chunk.count, sinceSteadyMs: 0 }, false)
     } else if (early) {

@@ -363,7 +363,7 @@ export class Scheduler {
   scheduleDue(): number {
     const runs = this.#runs.schedule(this.#life === 'open')
     if (this.#runs.overflowed) this.#overflow()
-    return runs + this.#jobs.due(DUE_PER_ITERATION)
+    return runs + this.#jobs.due(DUE_PER_ITERATION) + this.#jobs.expire()
   }
 
   /** Messages of the main thread's senders, then the threads' reports, each up to what was there at its start. */

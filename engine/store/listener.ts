@@ -16,6 +16,8 @@ export type Heard =
   | { readonly kind: 'scheduled' }
   | { readonly kind: 'cancel'; readonly nodeId: number }
   | { readonly kind: 'schedules' }
+  /** Jobs expire at this time of the database. */
+  | { readonly kind: 'expiry'; readonly atMs: number }
   | { readonly kind: 'returned' }
 
 export interface ListenerOptions {
@@ -108,6 +110,8 @@ function parse(payload: string): Heard | null {
       return { kind: 'scheduled' }
     case 'c':
       return Number.isSafeInteger(Number(rest)) ? { kind: 'cancel', nodeId: Number(rest) } : null
+    case 'e':
+      return Number.isSafeInteger(Number(rest)) ? { kind: 'expiry', atMs: Number(rest) } : null
     case 'h':
       return { kind: 'schedules' }
     default:

@@ -62,6 +62,8 @@ export interface Beat {
   readonly silent: number[]
   readonly cancels: boolean
   readonly overdue: boolean
+  /** Until the next look at jobs that expire; null: none does. */
+  readonly expiresInMs: number | null
 }
 
 export interface Duplicate {
@@ -662,7 +664,9 @@ export class Store {
   async beat(nodeId: number, state: 'live' | 'quiet', threads: number | null = null): Promise<Beat> {
     const rows = await this.session('beat').query<Beat>({
       name: 'beat',
-      text: this.#sql('select alive, silent, cancels, overdue from millrace.node_beat($1, $2, $3)'),
+      text: this.#sql(
+        'select alive, silent, cancels, overdue, expires_in_ms as "expiresInMs" from millrace.node_beat($1, $2, $3)',
+      ),
       values: [nodeId, state, threads],
     })
     return rows[0]!

@@ -272,7 +272,13 @@ begin
     'x', ephemeral, 'a', meta, 'g', group_key, 'l', group_limit, 's', case when on_retry = 'skip' then true end, 'k', idempotency_key, 'b', octet_length(payload::text), 'd', json_build_array(payload))),
     run_at is null and group_key is null, idempotency_key is not null, false, expires_at is not null) e;
   if v_held is not null then return v_held; end if;
-  if notify then perform pg_notify('millrace_@schema', 'q' || v_queue); end if;
+  if notify then
+    perform pg_notify('millrace_@schema', 'q' || v_queue);
+    -- nodes look when it is near; the step is that of EXPIRY_STEP_MS
+    if expires_at < clock_timestamp() + interval '60 seconds' then
+      perform pg_notify('millrace_@schema', 'e' || ceil(extract(epoch from expires_at) * 4)::bigint * 250);
+    end if;
+  end if;
   return v_id;
 end $$;
 
@@ -781,7 +787,8 @@ create function millrace.is_served(p_task int) returns boolean language sql stab
 $$;
 
 -- Registers a node, or renews it. Renewing answers false when the node was declared dead, which others are silent, and
--- whether somebody wishes that it ends a job (see cancels_of), and whether the time of jobs has passed (see expire_due).
+-- whether somebody wishes that it ends a job (see cancels_of), whether the time of jobs has passed (see expire_due), and in
+-- how many ms the next look at such jobs is due (null: none expires).
 create function millrace.node_join(p_uid uuid, p_host text, p_machine text, p_pid int, p_version text, p_threads int, p_limit_ms int) returns int language plpgsql as $$
 declare v_id int;
 begin
@@ -791,14 +798,15 @@ begin
   return v_id;
 end $$;
 
-create function millrace.node_beat(p_node int, p_state text, p_threads int default null) returns table (alive boolean, silent int[], cancels boolean, overdue boolean) language plpgsql as $$
+create function millrace.node_beat(p_node int, p_state text, p_threads int default null) returns table (alive boolean, silent int[], cancels boolean, overdue boolean, expires_in_ms float8) language plpgsql as $$
+declare v_next float8 := (select extract(epoch from x.look_at - clock_timestamp())::float8 * 1000 from millrace.expiring x order by x.look_at limit 1);
 begin
   perform set_config('synchronous_commit', 'off', true);
   update millrace.node n set seen_at = clock_timestamp(), state = p_state, threads = coalesce(p_threads, n.threads) where n.id = p_node;
   return query select found, (select coalesce(array_agg(n.id), '{}') from millrace.node n
     where n.id <> p_node and n.seen_at < clock_timestamp() - n.limit_ms * interval '1 ms'),
     exists (select from millrace.cancelling k where k.node_id = p_node),
-    exists (select from millrace.expiring x where x.look_at <= clock_timestamp());
+    coalesce(v_next <= 0, false), v_next;
 end $$;
 
 -- Reopens leases of a node, minus what had committed, and deletes them. The caller has them locked, and the node's row

@@ -99,9 +99,13 @@ export class Access {
   }
 
   protected async closeStore(): Promise<void> {
-    await this.#store?.close()
-    await this.embedded?.close()
+    const { embedded } = this
     this.embedded = null
+    try {
+      await this.#store?.close()
+    } finally {
+      await embedded?.close()
+    }
   }
 
   protected get enqueuer(): Enqueuer {

@@ -27,7 +27,7 @@ import {
 } from './api.ts'
 import type { Clock } from './base/clock.ts'
 import { codeOf, EngineError, messageOf } from './base/errors.ts'
-import { Deadline } from './base/lifecycle.ts'
+import { Deadline, Descent } from './base/lifecycle.ts'
 import type { Log } from './base/log.ts'
 import type { TaskDefinition } from './base/task.ts'
 import { Cancels } from './cancels.ts'
@@ -123,7 +123,8 @@ class MillraceEngine extends Access {
   #listener: Listener | null = null
   readonly inbox: Inbox<Message>
   #isInline = false
-  #rejoining = false
+  /** Fenced, and on its way back. */
+  #rejoin: Promise<void> | null = null
   #storeId = ''
   #delivering: Promise<boolean> | null = null
   #idle: (() => void)[] = []
@@ -186,18 +187,19 @@ class MillraceEngine extends Access {
     } catch (error) {
       this.#life = 'stopped'
       const deadline = new Deadline(this.machineClock, KILL_MS)
-      await this.#cron?.stop()
-      await this.#retention?.stop()
-      await this.#cancels?.stop()
-      await this.#expiry?.stop()
-      await this.#strays?.stop()
-      await this.#pool?.stop(deadline).catch(() => {})
-      await this.#syncer?.finish(deadline).catch(() => {})
-      await this.#node?.stop(true).catch(() => {})
-      await this.#outbox?.close().catch(() => {})
-      await this.closeEnqueuer()
-      await this.closeStore()
-      this.#jobLog.close()
+      const descent = new Descent(this.log)
+      await descent.step('schedules', () => this.#cron?.stop())
+      await descent.step('retention', () => this.#retention?.stop())
+      await descent.step('cancels', () => this.#cancels?.stop())
+      await descent.step('expiry', () => this.#expiry?.stop())
+      await descent.step('strays', () => this.#strays?.stop())
+      await descent.step('threads', () => this.#pool?.stop(deadline))
+      await descent.step('syncer', () => this.#syncer?.finish(deadline))
+      await descent.step('node', () => this.#node?.stop(true))
+      await descent.step('outbox', () => this.#outbox?.close())
+      await descent.step('enqueuer', () => this.closeEnqueuer())
+      await descent.step('store', () => this.closeStore())
+      await descent.step('log', () => this.#jobLog.close())
       throw error
     }
   }
@@ -475,7 +477,7 @@ class MillraceEngine extends Access {
   }
 
   #isMember(nodeId: number): boolean {
-    return this.#node.isMember && !this.#rejoining && nodeId === this.#node.id
+    return this.#node.isMember && this.#rejoin === null && nodeId === this.#node.id
   }
 
   /** This node runs jobs of this task in this queue, whatever their group. */
@@ -487,28 +489,32 @@ class MillraceEngine extends Access {
 
   /** We may hold nothing any more: drop it all, and come back as a new node. */
   #fenced(reason: string): void {
-    if (this.#rejoining || this.#life === 'stopped') return
-    this.#rejoining = true
+    if (this.#rejoin !== null || this.#life === 'stopped') return
     const left = this.#node.id
     this.log.error({ reason, held: this.#scheduler.stats().held }, 'engine.fenced')
     this.#scheduler.fence()
-    void (async () => {
-      for (let tries = 0; this.#life === 'running' || this.#life === 'starting'; tries++) {
-        try {
-          await this.#writeAsBefore()
-          await this.#node.join()
-          this.log.info({ node: this.#node.id }, 'engine.rejoined')
-          this.#claimer.returned()
-          void this.#reopen(left)
-          void this.#publishAgain(this.#node.id)
-          break
-        } catch (error) {
-          if (tries === 0) this.log.warn({ error: messageOf(error) }, 'engine.rejoin_failed')
-          await this.machineClock.sleep(backoffMs(tries))
-        }
+    this.#rejoin = this.#comeBack(left).finally(() => {
+      this.#rejoin = null
+    })
+  }
+
+  async #comeBack(left: number): Promise<void> {
+    const goesOn = () => this.#life === 'running' || this.#life === 'starting'
+    for (let tries = 0; goesOn(); tries++) {
+      try {
+        await this.#writeAsBefore()
+        if (!goesOn()) return // what could not be written is kept for the node that held it
+        await this.#node.join()
+        this.log.info({ node: this.#node.id }, 'engine.rejoined')
+        this.#claimer.returned()
+        void this.#reopen(left)
+        void this.#publishAgain(this.#node.id)
+        return
+      } catch (error) {
+        if (tries === 0) this.log.warn({ error: messageOf(error) }, 'engine.rejoin_failed')
+        await this.machineClock.sleep(backoffMs(tries))
       }
-      this.#rejoining = false
-    })()
+    }
   }
 
   /** A new node has to name its tasks, too. Until it has, people are told that it has none; jobs do not wait for that. */
@@ -708,38 +714,51 @@ class MillraceEngine extends Access {
       return { released: 0, interrupted: [], outboxed: 0 }
     }
     const deadline = new Deadline(this.machineClock, timeoutMs)
+    const descent = new Descent(this.log)
     const releasedBefore = this.#scheduler.stats().released
     const cut = this.machineClock.after(timeoutMs + CUT_AFTER_MS, () => this.store.abandon(), true)
-    this.#node.quiet()
-    this.#cron.quiet()
-    this.#claimer.quiet()
-    this.#scheduler.quiet()
-    await this.closeEnqueuer()
+    for (const part of [this.#node, this.#cron, this.#claimer, this.#scheduler])
+      await descent.step('quiet', () => part.quiet())
+    await descent.step('enqueuer', () => this.closeEnqueuer())
     const hurried = new Promise<void>((resolve) => {
       this.#cutShort = resolve
     })
     const running = new Deadline(this.machineClock, timeoutMs * (1 - FLUSH_SHARE))
     await Promise.race([
-      Promise.all([this.#cron.stop(), this.#retention.stop(), this.#claimer.stop(), this.#scheduler.stop(running)]),
+      Promise.all([
+        descent.step('schedules', () => this.#cron.stop()),
+        descent.step('retention', () => this.#retention.stop()),
+        descent.step('claimer', () => this.#claimer.stop()),
+        descent.step('scheduler', () => this.#scheduler.stop(running)),
+      ]),
       hurried,
     ])
-    await Promise.all([this.#claimer.stop(), this.#scheduler.stop(new Deadline(this.machineClock, 0))])
+    await Promise.all([
+      descent.step('claimer', () => this.#claimer.stop()),
+      descent.step('scheduler', () => this.#scheduler.stop(new Deadline(this.machineClock, 0))),
+    ])
     this.#cutShort = null
-    await this.#cancels.stop()
-    await this.#expiry.stop()
-    await this.#strays.stop() // from here on the outbox may have what is leased to this node
-    await this.#listener?.close()
-    await this.#pool.stop(new Deadline(this.machineClock, Math.max(200, deadline.leftMs() / 2)))
-    const flushed = await this.#syncer.finish(new Deadline(this.machineClock, Math.max(1_500, deadline.leftMs())))
-    await this.#node.stop(flushed.outboxed === 0)
-    await this.#outbox.close()
-    await this.closeStore()
+    await descent.step('cancels', () => this.#cancels.stop())
+    await descent.step('expiry', () => this.#expiry.stop())
+    await descent.step('strays', () => this.#strays.stop()) // from here on the outbox may have what is leased to this node
+    await descent.step('listener', () => this.#listener?.close())
+    await descent.step('threads', () =>
+      this.#pool.stop(new Deadline(this.machineClock, Math.max(200, deadline.leftMs() / 2))),
+    )
+    const flushed = await descent.step('syncer', () =>
+      this.#syncer.finish(new Deadline(this.machineClock, Math.max(1_500, deadline.leftMs()))),
+    )
+    await descent.step('rejoin', () => this.#rejoin)
+    await descent.step('node', () => this.#node.stop(flushed?.outboxed === 0))
+    await descent.step('outbox', () => this.#outbox.close())
+    await descent.step('store', () => this.closeStore())
+    await descent.step('log', () => this.#jobLog.close())
     cut.cancel()
     this.#life = 'stopped'
-    this.#jobLog.close()
+    descent.end()
     const released = this.#scheduler.stats().released - releasedBefore
     const { interrupted } = this.#scheduler
-    const { outboxed } = flushed
+    const { outboxed } = flushed!
     const named = interrupted.slice(0, INTERRUPTED_LOGGED_MAX)
     this.log.info({ released, outboxed, ...(named.length > 0 && { interrupted: named }) }, 'engine.stopped')
     return { released, interrupted, outboxed }

@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync, readlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
@@ -11,11 +11,11 @@ import { systemClock } from '../engine/base/clock.ts'
 import { createEngine } from '../engine/index.ts'
 import { type Bundle, withBundle, withServer } from './support/bundle.ts'
 import { endAll } from './support/engine-process.ts'
+import { inventory, leftOver } from './support/inventory.ts'
 import { until } from './support/until.ts'
 
 const MINUTE = 60_000
 const LAUNCHER = fileURLToPath(new URL('../../engine', import.meta.url))
-const BUILT = fileURLToPath(new URL('..', import.meta.url))
 const WITNESS = fileURLToPath(new URL('./tasks/witness.js', import.meta.url))
 
 after(endAll)
@@ -207,35 +207,6 @@ test('a stop amid a start ends both and leaves nothing behind', { timeout: 2 * M
     }
   }),
 )
-
-/** What a process has open: descriptors, threads, what keeps its loop alive, and listeners on the process. */
-function inventory(): Map<string, number> {
-  const linux = existsSync('/proc/self/fd')
-  const counts = new Map([
-    ['descriptors', linux ? readdirSync('/proc/self/fd').filter(isOurs).length : 0],
-    ['threads', linux ? readdirSync('/proc/self/task').length : 0],
-  ])
-  for (const name of process.getActiveResourcesInfo()) {
-    if (name !== 'Timeout' && name !== 'Immediate') counts.set(name, (counts.get(name) ?? 0) + 1)
-  }
-  for (const name of process.eventNames()) counts.set(`on ${String(name)}`, process.listenerCount(name))
-  return counts
-}
-
-/** Node itself leaves a file open when a thread is ended just while it imports that file: it is not counted. */
-function isOurs(descriptor: string): boolean {
-  try {
-    return !readlinkSync(join('/proc/self/fd', descriptor)).startsWith(BUILT)
-  } catch {
-    return false // it was the one that read the folder
-  }
-}
-
-/** What there is more of than before. */
-function leftOver(before: ReadonlyMap<string, number>): Record<string, number> {
-  const more = [...inventory()].map(([name, count]) => [name, count - (before.get(name) ?? 0)] as const)
-  return Object.fromEntries(more.filter(([, count]) => count > 0))
-}
 
 /** The command line's `start` on the bundle's schema. */
 function launch(bundle: Bundle, words: readonly string[]): ChildProcess {

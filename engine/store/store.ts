@@ -85,6 +85,7 @@ export class Store {
   readonly #visible = new Set<number>()
   /** First id that has no partition yet, as far as we know. */
   #spansUntil = 0
+  #isClosed = false
 
   /** Stands behind hints whose sender has told this process already. */
   readonly origin = randomUUID().slice(0, 13)
@@ -108,6 +109,7 @@ export class Store {
       const { url, schema, clock, timeoutMs, prepared } = this.#options
       session = new Session({ url, schema, clock, timeoutMs, prepared, name: `${this.#options.name} ${name}` })
       this.#sessions.set(name, session)
+      if (this.#isClosed) session.abandon()
     }
     return session
   }
@@ -132,11 +134,13 @@ export class Store {
   }
 
   async close(): Promise<void> {
+    this.#isClosed = true
     await Promise.all([...this.#sessions.values()].map((session) => session.close()))
   }
 
   /** Drops every connection at once. */
   abandon(): void {
+    this.#isClosed = true
     for (const session of this.#sessions.values()) session.abandon()
   }
 

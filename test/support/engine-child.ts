@@ -53,12 +53,14 @@ process.on('message', (message: ToChild) => {
             ? await engine.kill()
             : engine.broken
     say({ kind: 'answer', no: message.no, value })
-    // from here on nothing may hold the event loop: a stopped engine lets its process end by itself
-    if (message.ask === 'stop' || message.ask === 'kill') {
+  })()
+    .catch((error) => say({ kind: 'refusal', no: message.no, message: messageOf(error) }))
+    .finally(() => {
+      if (message.ask !== 'stop' && message.ask !== 'kill') return
+      // from here on nothing may hold the event loop: a stopped engine lets its process end by itself, also when it failed
       process.removeAllListeners('disconnect')
       process.disconnect?.()
-    }
-  })().catch((error) => say({ kind: 'refusal', no: message.no, message: messageOf(error) }))
+    })
 })
 
 try {

@@ -1,5 +1,6 @@
 // Tasks that fail in every way that threads are there for.
 
+import { execFileSync } from 'node:child_process'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { getHeapSpaceStatistics } from 'node:v8'
 import { resourceLimits } from 'node:worker_threads'
@@ -154,5 +155,13 @@ export const spins = defineTask({
   name: 'spins',
   run: () => {
     for (;;);
+  },
+})
+
+/** In a call that no thread can be taken out of, until the file `go` is there; a minute at most. */
+export const native = defineTask({
+  name: 'native',
+  run: ({ go }: { go: string }) => {
+    execFileSync('sh', ['-c', 'n=0; until [ -e "$1" ] || [ $n -gt 600 ]; do n=$((n + 1)); sleep 0.1; done', 'sh', go])
   },
 })

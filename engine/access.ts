@@ -15,8 +15,10 @@ import { openConsole } from './console.ts'
 import { Enqueuer } from './enqueuer/enqueuer.ts'
 import type { TaskDefaults } from './enqueuer/options.ts'
 import { openSchedules } from './schedule-verbs.ts'
+import { placeOf } from './store/connection.ts'
 import { DatabaseTime } from './store/database-time.ts'
 import { type EmbeddedServer, openEmbedded } from './store/embedded.ts'
+import { Patience } from './store/patience.ts'
 import { ScheduleStore } from './store/schedule-store.ts'
 import { Store } from './store/store.ts'
 import type { MigrationReport } from './store/types.ts'
@@ -37,6 +39,9 @@ export class Access {
   protected readonly log: Log
   protected embedded: EmbeddedServer | null = null
   #store: Store | null = null
+  /** Not known yet whether it can be used. */
+  #opening: Store | null = null
+  readonly #patience: Patience
   #enqueuer: Enqueuer | null = null
   #console: Console | null = null
   #schedules: ScheduleVerbs | null = null
@@ -48,6 +53,7 @@ export class Access {
     this.log = log ?? silentLog
     this.clock = clock ?? systemClock
     this.machineClock = this.clock.machine?.clock ?? this.clock
+    this.#patience = new Patience({ clock: this.machineClock, log: this.log, place: () => this.#place() })
   }
 
   protected get store(): Store {
@@ -58,8 +64,26 @@ export class Access {
   /** Connects once: starts the embedded server when no database is given, and brings the schema up. */
   protected readonly open = once(() => this.#open())
 
+  /** The same, and goes on trying for so long while PostgreSQL is not up. @throws EngineError as open, or STOPPING */
+  protected openWithin(forMs: number): Promise<void> {
+    return this.#patience.until(this.open, forMs)
+  }
+
+  /** Whoever still waits for PostgreSQL is refused, and what is under way to it is dropped. */
+  protected stopOpening(): void {
+    this.#patience.end()
+    this.#opening?.abandon()
+  }
+
+  /** Drops every connection at once. */
+  protected abandonStore(): void {
+    this.#opening?.abandon()
+    this.#store?.abandon()
+  }
+
   async #open(): Promise<void> {
     const store = await this.#connect()
+    this.#opening = store
     try {
       if (this.settings.migrate) await store.migrate()
       else await store.checkVersion()
@@ -68,14 +92,18 @@ export class Access {
       await this.embedded?.close()
       this.embedded = null
       throw error
+    } finally {
+      this.#opening = null
     }
     this.#store = store
+    this.log.info({ database: this.#place(), schema: this.settings.schema }, 'database.opened')
   }
 
   /** The way to PostgreSQL, whatever the schema is. */
   async #connect(): Promise<Store> {
     const { database, dataDir, schema, statementTimeoutMs, preparedStatements } = this.settings
     if (database === null && this.embedded === null) {
+      this.#checkEmbedded()
       this.embedded = await openEmbedded({
         dataDir: resolve(cwd(), dataDir, 'pg'),
         clock: this.machineClock,
@@ -92,6 +120,22 @@ export class Access {
       prepared: preparedStatements,
       name: 'millrace',
     })
+  }
+
+  /** A forgotten DATABASE_URL must not make a production of its own, in a folder that nobody saves. */
+  #checkEmbedded(): void {
+    if (this.settings.embedded || process.env.NODE_ENV !== 'production') return
+    throw new EngineError(
+      'CONFIG_INVALID',
+      'NODE_ENV is production and no database is given: set `database` (on the command line DATABASE_URL), or `embedded: true` (--embedded, MILLRACE_EMBEDDED) to run on the embedded server',
+      { setting: 'database', value: null, rule: 'given in production, unless embedded is true' },
+    )
+  }
+
+  /** The database that this runs on, as it may be shown. */
+  #place(): string {
+    const { database, dataDir } = this.settings
+    return database === null ? `embedded server in ${resolve(cwd(), dataDir)}` : placeOf(database)
   }
 
   protected databaseUrl(): string {
@@ -156,14 +200,14 @@ export class Access {
   protected onEnqueued(_queueIds: readonly number[], _dueAtMs: number | null): void {}
 
   async enqueue(...args: Parameters<Enqueuer['enqueue']>): ReturnType<Enqueuer['enqueue']> {
-    if (!this.#store) await this.open()
+    if (!this.#store) await this.openWithin(this.settings.enqueueTimeoutMs)
     const done = await this.enqueuer.enqueue(...args)
     this.#enqueued++
     return done
   }
 
   async enqueueMany(...args: Parameters<Enqueuer['enqueueMany']>): ReturnType<Enqueuer['enqueueMany']> {
-    if (!this.#store) await this.open()
+    if (!this.#store) await this.openWithin(this.settings.enqueueTimeoutMs)
     const done = await this.enqueuer.enqueueMany(...args)
     this.#enqueued += done.count
     return done

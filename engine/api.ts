@@ -68,7 +68,12 @@ export interface Client<Tasks = Registry> extends Producer<Tasks> {
 export interface Engine<Tasks = Registry> extends Producer<Tasks> {
   readonly console: Console<Tasks>
   readonly schedules: Schedules<Tasks>
-  /** Connects, migrates, loads the tasks, recovers what a predecessor left, and begins to work. */
+  /**
+   * Connects, migrates, loads the tasks, recovers what a predecessor left, and begins to work. A database that is not up
+   * yet is waited for, for `databaseWaitMs`; `stop()` ends that wait.
+   * @throws EngineError STORE_UNREACHABLE, STORE_REFUSED, STOPPING when it was stopped meanwhile, CONFIG_INVALID without a
+   * database in production
+   */
   start(): Promise<void>
   /**
    * Takes no new work, lets running jobs finish within `timeoutMs` (default: setting stopTimeoutMs), releases the rest

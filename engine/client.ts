@@ -20,7 +20,7 @@ export interface ClientOptions extends Partial<Omit<Settings, 'tasks'>> {
 
 /**
  * Enqueues and looks, without threads: for web servers and scripts. Connects when first used; as in createEngine the
- * environment is not read.
+ * environment is not read, but for NODE_ENV. An enqueue waits for a database that is not up yet, for `enqueueTimeoutMs`.
  */
 export function createClient<const Tasks extends readonly TaskDefinition<string, never, unknown>[]>(
   options: ClientOptions & { readonly tasks: Tasks },
@@ -47,6 +47,7 @@ class MillraceClient extends Access {
   }
 
   async close(): Promise<void> {
+    this.stopOpening()
     await this.closeEnqueuer()
     await this.closeStore()
   }

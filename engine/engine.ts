@@ -84,7 +84,8 @@ const CUT_AFTER_MS = 4_000
 /**
  * An engine: a queue, a scheduler and threads in this process. It does nothing until `start()`.
  * The environment is not read: `database: process.env.DATABASE_URL` is the caller's to say, and where `database` is left out
- * or undefined, an embedded server for development runs in `dataDir`.
+ * or undefined, an embedded server for development runs in `dataDir`. Where NODE_ENV is production, `start()` refuses that,
+ * unless `embedded: true` says that it is meant.
  * @throws EngineError CONFIG_INVALID naming every wrong setting
  */
 export function createEngine<const Tasks extends readonly TaskDefinition<string, never, unknown>[]>(
@@ -162,7 +163,7 @@ class MillraceEngine extends Access {
       this.#buildPool(files)
       const loading = this.#pool.start()
       loading.catch(() => {}) // looked at below; PostgreSQL may fail first
-      await this.open()
+      await this.openWithin(this.settings.databaseWaitMs)
       this.#goOn()
       this.#storeId = await this.store.identity()
       this.#build()
@@ -709,8 +710,11 @@ class MillraceEngine extends Access {
     this.#life = 'stopping'
     this.log.info({ timeoutMs }, 'engine.stopping')
     if (was === 'starting') {
+      this.stopOpening()
+      const cut = this.machineClock.after(KILL_MS, () => this.abandonStore(), true)
       await this.#pool?.stop(new Deadline(this.machineClock, 0)) // so that nobody waits for the files to load
       await this.#starting?.catch(() => {}) // it sees what is wished at its next step, and cleans up
+      cut.cancel()
       return { released: 0, interrupted: [], outboxed: 0 }
     }
     const deadline = new Deadline(this.machineClock, timeoutMs)

@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -217,4 +218,39 @@ test('errors of the store have their exit code and no stack', { timeout: 120_000
   assert.match(missing.err, /hint: {2}Run `node engine migrate`/)
   const unknown = await launch(['explain', '987654321']).ended
   assert.equal(unknown.code, 66)
+})
+
+for (const [how, listens] of [
+  ['nothing listens', false],
+  ['a server takes the connection and says nothing', true],
+] as const)
+  test(`start waits for its database and says for whom; SIGTERM while ${how} ends it with 0`, {
+    timeout: 120_000,
+  }, async () => {
+    const silent = createServer((socket) => socket.on('error', () => {}))
+    await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve))
+    const { port } = silent.address() as AddressInfo
+    if (!listens) await new Promise((resolve) => silent.close(resolve))
+    try {
+      const url = `postgres://app:geheim@127.0.0.1:${port}/shop`
+      const engine = launch(['start', '--threads', '1'], { DATABASE_URL: url })
+      const waiting = await engine.line('database.waiting')
+      assert.equal(waiting.database, `127.0.0.1:${port}/shop`)
+      engine.child.kill('SIGTERM')
+      const { code, out, err } = await engine.ended
+      assert.equal(code, 0, err)
+      assert.ok(!`${out}${err}`.includes('geheim'))
+    } finally {
+      if (listens) silent.close()
+    }
+  })
+
+test('start without a database in production exits 78 and says what to set; with 0 it never waits', {
+  timeout: 120_000,
+}, async () => {
+  const forgotten = await launch(['start'], { DATABASE_URL: '', NODE_ENV: 'production' }).ended
+  assert.equal(forgotten.code, 78)
+  assert.match(forgotten.err, /NODE_ENV is production[\s\S]*--embedded/)
+  const hasty = { DATABASE_URL: 'postgres://127.0.0.1:9/none', MILLRACE_DATABASE_WAIT_MS: '0' }
+  assert.equal((await launch(['start'], hasty).ended).code, 69)
 })

@@ -37,6 +37,7 @@ export async function demo(cli: Cli, folder: string): Promise<number> {
     ...settings,
     tasks: TASKS,
     queues: [queue],
+    embedded: true, // it is a demo wherever it runs
     log: await cli.log('stderr'),
   })
   const signals = cli.signals.take()
@@ -66,7 +67,11 @@ async function show(cli: Cli, engine: Engine, { found, queue, threads, asked }: 
   const { terminal, clock } = cli
   const stopped = new AbortController()
   void Promise.race([asked, terminal.gone]).then(() => stopped.abort())
-  await engine.start()
+  const up = await Promise.race([engine.start().then(() => true), asked.then(() => false)])
+  if (!up) {
+    await engine.stop()
+    return 0
+  }
   try {
     const total = found.paths.length
     const bar = await terminal.bar(total)

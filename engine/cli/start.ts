@@ -39,7 +39,8 @@ export async function start(cli: Cli): Promise<number> {
   })
   try {
     const whole = (async () => {
-      await engine.start()
+      const up = await Promise.race([engine.start().then(() => true), end.then(() => false)])
+      if (!up) return await stop(cli, engine, await end, settings, log, people)
       const tookMs = cli.clock.steadyMs() - startedMs
       if (people) readyLines(cli, tookMs)
       else log.info({ tookMs: Math.round(tookMs) }, 'start.ready')

@@ -37,6 +37,19 @@ const SETTINGS = {
     about:
       'PostgreSQL to use; PGHOST, PGPORT and PGDATABASE are understood too; without any, a server of its own runs in dataDir.',
   }),
+  embedded: flag({
+    part: 'database',
+    default: false,
+    about:
+      'Allow the embedded server also when NODE_ENV is production; without it, nothing runs there that was given no database.',
+  }),
+  databaseWaitMs: duration({
+    part: 'database',
+    default: MINUTE,
+    min: 0,
+    max: DAY,
+    about: 'How long a start waits for a database that is not up yet; 0 never waits.',
+  }),
   directDatabase: database({
     part: 'database',
     default: null,

@@ -108,7 +108,11 @@ export const AMBIENT: readonly Ambient[] = [
     what: 'the environment and the arguments',
     pattern: /(?<![.\w])process\.(?:env|argv)\b/g,
     homes: /^engine\/main\.ts$/,
-    exceptions: { 'engine/store/embedded-watchdog.ts': 'the entry of a process of its own' },
+    exceptions: {
+      'engine/store/embedded-watchdog.ts': 'the entry of a process of its own',
+      'engine/access.ts':
+        'NODE_ENV alone, for an engine in a program of others: whether this is production is no setting of ours',
+    },
   },
   {
     what: 'the process',

@@ -6,9 +6,10 @@
 // Life: start (connect, migrate, replay what was left on disk, recover predecessors, load tasks, work), then quiet and
 // stop under one deadline. When this node was declared dead it drops what it held, unreported, and begins anew.
 
+import { Console } from 'node:console'
 import { readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
-import { cwd, features } from 'node:process'
+import { cwd, features, stderr } from 'node:process'
 import { Inbox } from '../threads/inbox.ts'
 import type { Catalog } from '../threads/lanes.ts'
 import { lanesInTimeOf } from '../threads/moved-lanes.ts'
@@ -25,10 +26,10 @@ import {
   type Spread,
   type StopReport,
 } from './api.ts'
-import type { Clock } from './base/clock.ts'
+import { type Clock, systemClock } from './base/clock.ts'
 import { codeOf, EngineError, messageOf } from './base/errors.ts'
 import { Deadline, Descent } from './base/lifecycle.ts'
-import type { Log } from './base/log.ts'
+import { type Log, textLog } from './base/log.ts'
 import type { TaskDefinition } from './base/task.ts'
 import { Cancels } from './cancels.ts'
 import { Claimer } from './claimer/claimer.ts'
@@ -63,7 +64,7 @@ export interface EngineOptions<Tasks = TaskSource | readonly TaskSource[]> exten
    * 'default') and is not in the list is deleted. Without it nothing is touched.
    */
   readonly schedules?: readonly ScheduleDefinition[]
-  /** Default: silence. */
+  /** Default: warnings and errors as text on standard error. `silentLog` says nothing. */
   readonly log?: Log
   /** For tests: see `millrace/testing`. */
   readonly clock?: Clock
@@ -131,8 +132,8 @@ class MillraceEngine extends Access {
   #idle: (() => void)[] = []
   #taskByName = new Map<string, TaskDefaults>()
 
-  constructor({ tasks, schedules, ...options }: EngineOptions) {
-    super(options)
+  constructor({ tasks, schedules, log = defaultLog(), ...options }: EngineOptions) {
+    super({ ...options, log })
     this.#tasks = tasks ?? './tasks'
     this.#declared = schedules
     this.#jobLog = new JobLog({ clock: this.machineClock, log: this.log })
@@ -804,6 +805,12 @@ const NO_STATS: EngineStats = {
 function spread(histogram: { count: number; percentile(share: number): number }): Spread {
   if (histogram.count === 0) return NO_SPREAD
   return { p50: histogram.percentile(50) / 1_000, p99: histogram.percentile(99) / 1_000 }
+}
+
+/** What goes wrong, on standard error; a reader that has gone away is no reason to end. */
+function defaultLog(): Log {
+  const out = new Console({ stdout: stderr, ignoreErrors: true })
+  return textLog((text) => out.log('%s', text), systemClock.wallMs)
 }
 
 let knownVersion: string | null = null

@@ -38,7 +38,7 @@ export type {
 } from './api.ts'
 export { EngineError, ERROR_CODES, type ErrorCode } from './base/errors.ts'
 export type { ForeignClient } from './base/foreign-client.ts'
-export type { Log, LogMethod, TaskLog, TaskLogMethod } from './base/log.ts'
+export { type Log, type LogMethod, silentLog, type TaskLog, type TaskLogMethod } from './base/log.ts'
 export {
   defineTask,
   type Json,

@@ -2,9 +2,10 @@
 // the loop.
 
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { test } from 'node:test'
 import { nextTurn } from '../engine/base/clock.ts'
-import { type Log, silentLog } from '../engine/base/log.ts'
+import { type Log, silentLog, textLog } from '../engine/base/log.ts'
 import { defineTask } from '../engine/index.ts'
 import { JobLog, LINES_PER_SECOND } from '../engine/job-log.ts'
 import type { ClaimedChunk } from '../engine/store/types.ts'
@@ -222,4 +223,54 @@ test("a handler's log reaches the engine's as plain facts, in threads and inline
       assert.deepEqual(plain!.facts, { job: id, task, err: 'a text', n: 'NaN' })
     }
   })
+})
+
+test('an engine that is given no log writes warnings and errors to standard error, and nothing else', async () => {
+  await withEngines(async ({ base }) => {
+    const program = `
+      import { createEngine, defineTask, silentLog } from ${JSON.stringify(new URL('../engine/index.js', import.meta.url).href)}
+      const options = { ...${JSON.stringify(base)}, tasks: new URL(${JSON.stringify(TASKS.href)}), threads: 1 }
+      for (const more of [{}, { log: silentLog }]) {
+        const engine = createEngine({ ...options, ...more })
+        await engine.start()
+        await engine.enqueue('fail', null, { maxAttempts: 1 })
+        await engine.enqueue('flaky', { failures: 1 })
+        await engine.drain()
+        await engine.stop()
+      }`
+    const words = ['--input-type=module', '--eval', program]
+    const { status, stdout, stderr } = spawnSync(process.execPath, words, { encoding: 'utf8', timeout: 60_000 })
+    assert.deepEqual([status, stdout], [0, ''], stderr)
+    const lines = stderr.trimEnd().split('\n')
+    assert.deepEqual(
+      lines
+        .filter((line) => !line.startsWith('    '))
+        .map((line) => line.split(' ').slice(1, 4).join(' '))
+        .sort(),
+      ['millrace ERROR job.dead', 'millrace WARN attempt.failed'],
+      stderr,
+    )
+    assert.match(
+      stderr,
+      /ERROR job\.dead \{"task":"fail".*"message":"always"\}\}\n {4}Error: always\n {8}at .*public\.js/,
+    )
+  })
+})
+
+test('a line of text cannot be forged by what an error says', () => {
+  const lines: string[] = []
+  const log = textLog(
+    (text) => lines.push(text),
+    () => 0,
+  )
+  const text = 'no\n1970-01-01T00:00:00.000Z millrace ERROR engine.hacked {}\u001b[2J\u202e'
+  log
+    .child({ part: 1 })
+    .error({ error: text, err: { message: text, stack: `Error: ${text}\n    at x` } }, `said ${text}`)
+  log.info({}, 'not told')
+  assert.equal(lines.length, 1)
+  const [first, ...stack] = lines[0]!.split('\n')
+  assert.match(first!, /^1970-01-01T00:00:00\.000Z millrace ERROR said no 1970/)
+  assert.ok(stack.length === 3 && stack.every((line) => line.startsWith('    ')), lines[0])
+  assert.doesNotMatch(lines[0]!, /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u202e]/)
 })

@@ -1,6 +1,8 @@
 // The log: an interface of five methods that pino, console-like loggers and tests satisfy. The engine never formats
 // for people; the command line does.
 
+import { cleanJson, cleanLine } from './clean.ts'
+
 /** Facts first, then the event's name in the form `noun.verbed` or a short sentence. */
 export type LogMethod = (facts: Record<string, unknown>, event: string) => void
 
@@ -37,13 +39,39 @@ export interface TaskLog {
   child(bindings: Record<string, unknown>): TaskLog
 }
 
-/** Says nothing. The default of a library. */
+/** Says nothing: an engine that is given it, or `millrace/testing`, which expects failures, writes no line. */
 export const silentLog: Log = {
   debug() {},
   info() {},
   warn() {},
   error() {},
   child: () => silentLog,
+}
+
+/**
+ * Warnings and errors as lines of text, a stack indented below its line: what an engine has that is given no log, so that
+ * nothing fails in silence.
+ */
+export function textLog(write: (text: string) => void, wallMs: () => number): Log {
+  const method =
+    (level: string, bindings: Record<string, unknown>): LogMethod =>
+    (facts, event) => {
+      const { err, ...rest } = { ...bindings, ...facts }
+      const { stack, ...error } = (typeof err === 'object' && err !== null ? err : {}) as Record<string, unknown>
+      const shown = err === undefined ? rest : { ...rest, err: stack === undefined ? err : error }
+      const lines = typeof stack === 'string' ? stack.split('\n').map((line) => `\n    ${cleanLine(line)}`) : []
+      const at = new Date(wallMs()).toISOString()
+      write(`${at} millrace ${level} ${cleanLine(event)} ${cleanJson(shown)}${lines.join('')}`)
+    }
+  const silence = () => {}
+  const logWith = (bindings: Record<string, unknown>): Log => ({
+    debug: silence,
+    info: silence,
+    warn: method('WARN', bindings),
+    error: method('ERROR', bindings),
+    child: (more) => logWith({ ...bindings, ...more }),
+  })
+  return logWith({})
 }
 
 /**

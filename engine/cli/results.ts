@@ -1,8 +1,8 @@
 // `results list | show | cleanup`: what completed jobs returned. Cleaning up wants to be told what is meant.
 
+import { cleanJson } from '../base/clean.ts'
 import { EngineError } from '../base/errors.ts'
 import type { ResultFilter } from './api.ts'
-import { cleanJson } from './clean.ts'
 import { type Cli, withClient } from './context.ts'
 import { styled } from './styled.ts'
 import { printTable } from './table.ts'

@@ -3,7 +3,7 @@
 
 import { styleText } from 'node:util'
 import stringWidth from 'string-width'
-import { cleanLine } from './clean.ts'
+import { cleanLine } from '../base/clean.ts'
 
 export type Colour = 'bold' | 'dim' | 'red' | 'green' | 'yellow' | 'cyan'
 

@@ -3,7 +3,7 @@
 // bars and redrawing happen on a terminal only. Whatever is handed over is cleaned here, so that no command can forget
 // it. A reader that goes away (`| head`) ends the writing, not the process.
 
-import { cleanFacts, cleanJson, escapeJson } from './clean.ts'
+import { cleanFacts, cleanJson, escapeJson } from '../base/clean.ts'
 import { type Part, Text } from './styled.ts'
 
 /** The part of a stream of the process that is used. */

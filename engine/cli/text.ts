@@ -1,7 +1,7 @@
 // How numbers and times read for people.
 
+import { cleanJson } from '../base/clean.ts'
 import type { UnservedTask } from './api.ts'
-import { cleanJson } from './clean.ts'
 
 export function count(value: number): string {
   return Math.round(value).toLocaleString('en-US')

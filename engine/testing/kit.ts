@@ -14,6 +14,7 @@ import { cwd, pid } from 'node:process'
 import type { Engine, JobFilter, JobRow, Registry, RegistryOf } from '../api.ts'
 import { systemClock } from '../base/clock.ts'
 import { EngineError } from '../base/errors.ts'
+import { silentLog } from '../base/log.ts'
 import { defineTask, isTask, type TaskDefinition } from '../base/task.ts'
 import { createClient } from '../client.ts'
 import { createEngine, type EngineOptions } from '../engine.ts'
@@ -115,6 +116,7 @@ export async function createTestKit(options: TestKitOptions = {}): Promise<TestK
       pollMaxMs: 200,
       preScheduleMs: 0, // what is taken ahead of its time would be asked for by a time that has moved since
       nodeHeartbeatMs: 100, // it is then that jobs are found whose time has passed
+      log: silentLog, // a test expects what fails
       ...rest,
       ...base,
       dataDir: folder,

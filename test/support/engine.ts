@@ -15,6 +15,7 @@ import {
   type Engine,
   type EngineOptions,
   type JobRow,
+  silentLog,
 } from '../../engine/index.ts'
 import { openTestDatabase, type TestDatabase } from './database.ts'
 import { checkFacts } from './facts.ts'
@@ -106,7 +107,7 @@ export async function withEngines(run: (bundle: EngineBundle) => Promise<void>):
       query,
       until,
       async engine(options = {}) {
-        const engine = createEngine({ ...base, tasks: TASKS, threads: 1, ...options })
+        const engine = createEngine({ ...base, tasks: TASKS, threads: 1, log: silentLog, ...options })
         engines.push(engine)
         await engine.start()
         return engine

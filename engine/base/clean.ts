@@ -1,6 +1,6 @@
 // Makes text from outside harmless before anybody sees it: names, payloads, results, errors and settings may hold escape
 // sequences, which move the cursor or set the window title, marks that reverse the reading order, and line breaks, which
-// forge lines. Terminal, Text and the log go through here, so that no command has to think of it.
+// forge lines. Terminal, Text and the logs go through here, so that no command has to think of it.
 
 /** Whatever ends a line, or jumps within one. */
 const BREAKS = /\r\n|[\t\n\v\f\r\u0085\u2028\u2029]/g

@@ -162,10 +162,10 @@ export class Node {
     let failures = 0
     while (!this.#stop.signal.aborted) {
       const { nodeHeartbeatMs } = this.#settings
-      await clock.sleep(
-        failures === 0 ? nodeHeartbeatMs : Math.min(nodeHeartbeatMs, backoffMs(failures)),
-        this.#stop.signal,
-      )
+      const pauseMs = failures === 0 ? nodeHeartbeatMs : Math.min(nodeHeartbeatMs, backoffMs(failures))
+      // a pause must not outlast the time that is left: the last try fences, and not one pause later
+      const leftMs = this.#fenced ? pauseMs : Math.max(0, this.#fenceAtMs() - clock.steadyMs())
+      await clock.sleep(Math.min(pauseMs, leftMs), this.#stop.signal)
       if (this.#stop.signal.aborted) return
       if (this.#fenced) continue // until the engine has registered us again
       failures = (await this.#beat()) ? 0 : failures + 1

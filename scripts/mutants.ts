@@ -21,7 +21,8 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import pg from 'pg'
 import { openEmbedded } from '../engine/store/embedded.ts'
-import { MUTANTS, type Mutant } from '../test/mutants/list.ts'
+import { MUTANTS } from '../test/mutants/list.ts'
+import type { Mutant } from '../test/mutants/mutant.ts'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url)) // from dist/scripts/
 const TEST_MS_MAX = 120_000

@@ -23,7 +23,7 @@ type Beat = Awaited<ReturnType<NodeNeeds['store']['beat']>>
 const ALIVE: Beat = { alive: true, silent: [], cancels: false, overdue: false, expiresInMs: null }
 
 /** A node whose renewals the test answers. */
-async function bundle() {
+async function bundle(beatMs = BEAT_MS, limitMs = LIMIT_MS) {
   const clock = new ManualClock()
   const world = {
     clock,
@@ -64,7 +64,7 @@ async function bundle() {
       deliver: async () => true,
       onRescued: () => {},
     },
-    { nodeHeartbeatMs: BEAT_MS, nodeLimitMs: LIMIT_MS, rescuesMax: 3, version: '0' },
+    { nodeHeartbeatMs: beatMs, nodeLimitMs: limitMs, rescuesMax: 3, version: '0' },
   )
   await node.start()
   const settle = async () => {
@@ -109,6 +109,21 @@ test('renewals that fail at once: the same', async () => {
   await pass(LIMIT_MS)
   assert.ok(world.fencedAtMs !== null && world.fencedAtMs - BEAT_MS <= 0.9 * LIMIT_MS, `at ${world.fencedAtMs}`)
   await stop()
+})
+
+test('renewals that fail at once, with long pauses between them: no pause outlasts the time that is left', async () => {
+  const [beatMs, limitMs] = [2_000, 6_000] // as rare as the settings allow, and pauses after a failure are up to 2 s
+  for (let round = 0; round < 10; round++) {
+    const { world, pass, stop } = await bundle(beatMs, limitMs)
+    await pass(beatMs)
+    world.answer = async () => {
+      throw new EngineError('STORE_UNREACHABLE', 'gone')
+    }
+    await pass(limitMs)
+    const silentMs = (world.fencedAtMs ?? Number.POSITIVE_INFINITY) - beatMs
+    assert.ok(silentMs <= 0.9 * limitMs, `it stopped ${silentMs} ms after its last renewal, others wait ${limitMs}`)
+    await stop()
+  }
 })
 
 test('a renewal counts from when it was sent: PostgreSQL may have written it then, however late the answer', async () => {

@@ -1,7 +1,7 @@
 // Mutations of what keeps two nodes from running the same jobs, and jobs from being stranded: fencing, stray leases, where
 // claims begin.
 
-import type { Mutant } from './list.ts'
+import type { Mutant } from './mutant.ts'
 
 export const LEASE_MUTANTS: readonly Mutant[] = [
   {

@@ -126,6 +126,17 @@ test('renewals that fail at once, with long pauses between them: no pause outlas
   }
 })
 
+test('a node that hears from PostgreSQL that others declared it dead stops at once', async () => {
+  const { world, node, pass, stop } = await bundle()
+  await pass(BEAT_MS)
+  assert.equal(node.isMember, true)
+  world.answer = async () => ({ ...ALIVE, alive: false })
+  await pass(BEAT_MS)
+  assert.equal(world.fencedAtMs, 2 * BEAT_MS)
+  assert.equal(node.isMember, false)
+  await stop()
+})
+
 test('a renewal counts from when it was sent: PostgreSQL may have written it then, however late the answer', async () => {
   const { world, pass } = await bundle()
   let tell = (_beat: Beat) => {}

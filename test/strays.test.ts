@@ -116,6 +116,18 @@ test('what arrives between two looks, or during one, is not touched', async () =
   tell()
   await pass(3_000)
   assert.deepEqual(world.reopened, [])
+  // unknown in the first look and found again by the second, which was on its way when it arrived
+  world.leased = [5, 6, 7]
+  await look()
+  world.answer = new Promise((resolve) => {
+    tell = resolve
+  })
+  await pass(1_500)
+  world.known = [5, 6, 7]
+  world.answer = null
+  tell()
+  await pass(3_000)
+  assert.deepEqual(world.reopened, [])
   await strays.stop()
 })
 
@@ -365,6 +377,24 @@ test('a goodbye leaves the row of a node to which something is leased: without i
     const rescued = await it.store.rescue(nodeId, 3, true, false)
     assert.deepEqual(rescued, { reopened: 2, buried: 0, gone: true })
     assert.equal((await it.query('select from millrace.node')).length, 0)
+  } finally {
+    await it.close()
+  }
+})
+
+test('of the leases of a node those that are named go back, and no others', async () => {
+  const it = await openStore()
+  try {
+    const [nodeId, other] = [await it.join(), await it.join()]
+    await it.put(6)
+    const [[stray], [held], [theirs]] = [await it.claim(nodeId, 1), await it.claim(nodeId, 2), await it.claim(other, 3)]
+    const reopened = await it.store.reopenStrays(nodeId, [stray!.leaseId, theirs!.leaseId], 3, false)
+    assert.deepEqual(reopened, { leases: 1, reopened: 1, buried: 0 })
+    const left = await it.query<{ id: number }>('select id::float8 as id from millrace.lease order by id')
+    assert.deepEqual(
+      left.map(({ id }) => id),
+      [held!.leaseId, theirs!.leaseId],
+    )
   } finally {
     await it.close()
   }

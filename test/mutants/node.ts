@@ -65,12 +65,19 @@ export const NODE_MUTANTS: readonly Mutant[] = [
     test: 'node: renewals that fail at once',
   },
   {
+    name: 'node: a pause after a failure outlasts the limit',
+    file: 'engine/node.ts',
+    find: `await clock.sleep(Math.min(pauseMs, leftMs), this.#stop.signal)`,
+    replace: `await clock.sleep(pauseMs, this.#stop.signal)`,
+    test: 'node: with long pauses between them',
+  },
+  {
     name: 'node: it goes on after others declared it dead',
     file: 'engine/node.ts',
     find: `        this.#fence('another node declared this one dead')
 `,
     replace: ``,
-    test: 'recovery: an engine frozen beyond its limit is fenced',
+    test: 'node: others declared it dead stops at once',
   },
   {
     name: 'fence: what was held goes on',
@@ -137,8 +144,15 @@ export const NODE_MUTANTS: readonly Mutant[] = [
     name: 'strays: what another node holds is given back',
     file: 'engine/store/migrations/0002_functions.sql',
     find: `where l.id = any (p_leases) and l.node_id = p_node order by l.id for update skip locked) x;`,
+    replace: `where l.id = any (p_leases) order by l.id for update skip locked) x;`,
+    test: 'strays: of the leases of a node those',
+  },
+  {
+    name: 'strays: what the node holds is given back too',
+    file: 'engine/store/migrations/0002_functions.sql',
+    find: `where l.id = any (p_leases) and l.node_id = p_node order by l.id for update skip locked) x;`,
     replace: `where l.node_id = p_node order by l.id for update skip locked) x;`,
-    test: 'strays: stray leases of a node',
+    test: 'strays: of the leases of a node those',
   },
   {
     name: 'rescue: what its holder had ended runs again',
@@ -167,7 +181,7 @@ export const NODE_MUTANTS: readonly Mutant[] = [
     find: `  perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k where k.lease_id = any (p_leases);
 `,
     replace: ``,
-    test: 'cancels: a holder that dies with the wish unread',
+    test: 'strays: a cancel of a job whose claim was lost',
   },
   {
     name: 'suspects: they run before their note is written',

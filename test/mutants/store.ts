@@ -20,7 +20,7 @@ export const STORE_MUTANTS: readonly Mutant[] = [
 `,
     replace: `        order by y.seq, y.rank, y.first_id limit v_room for update skip locked
 `,
-    test: 'store: higher priority first',
+    test: 'store: a claim that takes a part takes the first',
   },
   {
     name: 'claim: a paused queue gives jobs',
@@ -58,10 +58,18 @@ export const STORE_MUTANTS: readonly Mutant[] = [
   {
     name: 'groups: a group has any number of seats',
     file: 'engine/store/migrations/0002_functions.sql',
+    find: `              v_held := v_held + 1;
+`,
+    replace: ``,
+    test: 'group-limits: one claim fills a group',
+  },
+  {
+    name: 'groups: a small limit that is held does not count',
+    file: 'engine/store/migrations/0002_functions.sql',
     find: `              v_limit := least(v_limit, h.group_limit);
 `,
     replace: ``,
-    test: 'group-limits: a group with a limit of three',
+    test: 'group-limits: a job with a large limit that joins',
   },
   {
     name: 'groups: the limit of the next one does not count',
@@ -141,7 +149,7 @@ export const STORE_MUTANTS: readonly Mutant[] = [
     file: 'engine/store/migrations/0002_functions.sql',
     find: `where f.node_id = p_node and f.no < p_no;`,
     replace: `where f.node_id = p_node;`,
-    test: 'store: the same flush sent twice',
+    test: 'store: many or few',
   },
   {
     name: 'flush: reports under a lost lease are written (few rows)',
@@ -162,7 +170,7 @@ export const STORE_MUTANTS: readonly Mutant[] = [
     file: 'engine/store/migrations/0002_functions.sql',
     find: `if not found then return query select true, false, p_leases; return; end if;`,
     replace: ``,
-    test: 'syncer-store: what the outbox holds for a node that was taken over',
+    test: 'store: many or few',
   },
   {
     name: 'flush: a dead node reports a few rows',
@@ -176,7 +184,14 @@ export const STORE_MUTANTS: readonly Mutant[] = [
     file: 'engine/store/migrations/0002_functions.sql',
     find: `delete from millrace.lease l using unnest(p_leases, p_done) as d(id, done) where l.id = d.id and l.open <= d.done;`,
     replace: `delete from millrace.lease l using unnest(p_leases, p_done) as d(id, done) where l.id = d.id and l.open < d.done;`,
-    test: 'syncer-store: the lease ends with the last one',
+    test: 'store: many or few',
+  },
+  {
+    name: 'flush: a lease ends one job too late (few rows)',
+    file: 'engine/store/migrations/0002_functions.sql',
+    find: `l.node_id = p_node and l.open <= d.done returning l.id`,
+    replace: `l.node_id = p_node and l.open < d.done returning l.id`,
+    test: 'store: many or few',
   },
   {
     name: 'flush: halves go with the number of the whole',

@@ -197,6 +197,7 @@ test('what is right at the edge of a bound is taken by both', async () => {
     )
     await query(`select millrace.enqueue('t', '${pair}', expires_at => now() + interval '3649 days')`)
     await query(`select millrace.enqueue('t', to_json(repeat('[', 2000)))`)
+    await query(`select millrace.enqueue('t', '[${nested(99)}, ${nested(99)}]')`) // many more than 100, none deeper
     const made = await query<{ payload: unknown; meta: unknown }>('select payload, meta from millrace.jobs order by id')
     const [a, b, c, d] = made
     assert.deepEqual([c!.payload, c!.meta], [a!.payload, a!.meta])

@@ -8,7 +8,7 @@ export const ENGINE_MUTANTS: readonly Mutant[] = [
     file: 'engine/enqueuer/enqueuer.ts',
     find: `if (unsure) left = await this.#missing(left, limitMs)`,
     replace: ``,
-    test: 'lost-answers: the answer is lost, the call is answered',
+    test: 'lost-answers: an ephemeral job leaves no trace',
   },
   {
     name: 'enqueue: a lost answer counts as never written',
@@ -100,13 +100,6 @@ export const ENGINE_MUTANTS: readonly Mutant[] = [
     find: `Math.min(tookMs, this.#lastFullTookMs)`,
     replace: `tookMs`,
     test: 'claimer: one claim that stalls',
-  },
-  {
-    name: 'claimer: the front of what is due is passed over for as long as promotions are slow',
-    file: 'engine/claimer/due-floor.ts',
-    find: `Math.min(Math.max(FULL_EVERY_MS, this.#tookMs * FULL_SHARE), FULL_EVERY_MAX_MS)`,
-    replace: `Math.max(FULL_EVERY_MS, this.#tookMs * FULL_SHARE)`,
-    test: 'due-floor: however slow they are',
   },
   {
     name: 'scheduler: a report about a slot that has changed hands counts',

@@ -4,29 +4,6 @@ import type { Mutant } from './mutant.ts'
 
 export const NODE_MUTANTS: readonly Mutant[] = [
   {
-    name: 'node: no timer while a renewal hangs',
-    file: 'engine/node.ts',
-    find: `    let guard = watch()
-    try {`,
-    replace: `    let guard = clock.after(1e9, () => {})
-    try {`,
-    test: 'node: a renewal that hangs',
-  },
-  {
-    name: 'node: it stops after others may take over',
-    file: 'engine/node.ts',
-    find: `const FENCE_MARGIN = 0.15`,
-    replace: `const FENCE_MARGIN = -0.15`,
-    test: 'node: a renewal that hangs',
-  },
-  {
-    name: 'node: it stops just when others may take over',
-    file: 'engine/node.ts',
-    find: `const FENCE_MARGIN = 0.15`,
-    replace: `const FENCE_MARGIN = 0`,
-    test: 'node: a renewal that hangs',
-  },
-  {
     name: 'node: a renewal counts from its answer',
     file: 'engine/node.ts',
     find: `this.#renewedAtMs = began
@@ -40,13 +17,6 @@ export const NODE_MUTANTS: readonly Mutant[] = [
     file: 'engine/node.ts',
     find: `began - this.#steadySinceMs >= nodeLimitMs && (await`,
     replace: `(await`,
-    test: 'node: after an outage others have',
-  },
-  {
-    name: 'node: an outage is no gap in the renewals',
-    file: 'engine/node.ts',
-    find: `if (began - this.#renewedAtMs > nodeLimitMs / 2) this.#steadySinceMs = began`,
-    replace: ``,
     test: 'node: after an outage others have',
   },
   {
@@ -109,13 +79,6 @@ export const NODE_MUTANTS: readonly Mutant[] = [
     find: `const known = this.#known() // some have arrived while we asked`,
     replace: `const known = new Set<number>()`,
     test: 'strays: what arrives between two looks',
-  },
-  {
-    name: 'strays: a statement without its answer has no time',
-    file: 'engine/strays.ts',
-    find: `this.#isPendingSince(sinceMs) ? this.#answerMs : this.#confirmMs`,
-    replace: `this.#confirmMs`,
-    test: 'strays: while the statement that may bring it',
   },
   {
     name: 'strays: a late answer is taken in',

@@ -273,6 +273,7 @@ class MillraceEngine extends Access {
         flush: (flush) => this.#flush(flush),
         writeStats: (rows) => writeLoopSamples(store, this.#node.id, clock.wallMs(), rows),
         nodeId: () => this.#node.id,
+        clockLeadMs: () => store.time.leadMs(),
         onDoubtSettled: (doubt, committed) => this.#doubtSettled(doubt, committed),
         onStale: (leases, dropped) => log.warn({ leases: leases.slice(0, 20), dropped }, 'report.stale'),
         onFlushed: () => this.#checkIdle(),

@@ -485,13 +485,32 @@ test("the database's time is met by many answers, whatever this machine's clock 
     time.note(sentMs, clock.steadyMs(), database)
   }
   ask(50, 2)
-  assert.ok(Math.abs(time.offsetMs() - offsetMs) <= 26)
+  assert.ok(Math.abs(time.leadMs() - offsetMs) <= 26)
   ask(1, 1)
   ask(0.2, 0.3)
   ask(100, 0)
   assert.ok(Math.abs(time.nowMs() - clock.steadyMs() - offsetMs) < 0.5, 'a slow answer spoils nothing')
   time.note(clock.steadyMs(), clock.steadyMs(), clock.steadyMs() - 7_000)
   assert.equal(Math.round(time.nowMs() - clock.steadyMs()), -7_000)
+})
+
+test("this machine's times are moved only where answers contradict its clock", () => {
+  const clock = new ManualClock(1_000_000)
+  const time = new DatabaseTime(clock)
+  const ask = (offMs: number, outMs: number, backMs: number) => {
+    const sentMs = clock.steadyMs()
+    clock.advance(outMs)
+    const databaseMs = clock.wallMs() + offMs
+    clock.advance(backMs)
+    time.note(sentMs, clock.steadyMs(), databaseMs)
+  }
+  assert.equal(time.leadMs(), 0, 'nothing is known')
+  ask(0, 8_000, 0)
+  assert.equal(time.leadMs(), 0, 'a slow answer is no reason to doubt')
+  ask(0.4, 0, 0)
+  assert.equal(time.leadMs(), 0, 'wall time is whole, and so up to a millisecond late')
+  ask(-300_000, 1, 3)
+  assert.ok(Math.abs(time.leadMs() + 300_000) <= 2)
 })
 
 test('a simulated day of 10,000 schedules, through the whole loop, loses nothing and doubles nothing', async () => {

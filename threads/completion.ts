@@ -9,9 +9,11 @@ import { resultText } from './outcome.ts'
 
 export interface CompletionNeeds {
   readonly lane: number
-  /** The statement: lease, job, run, lane, start in ms, result as JSON text. */
+  /** The statement: lease, job, run, lane, ms since its start, result as JSON text. */
   readonly sql: string
   readonly resultBytesMax: number
+  /** The clock that `startedSteadyMs` of a run was taken from. */
+  steadyMs(): number
   /** Tells main. Never dropped. */
   announce(run: JobRun): void
 }
@@ -44,7 +46,8 @@ export async function completeWithin(
       needs.announce(run)
     }
     const { leaseId, run: no } = run.piece
-    await client.query(needs.sql, [leaseId, jobId, no, needs.lane, run.startedAtMs, text === '' ? null : text])
+    const ranMs = needs.steadyMs() - run.startedSteadyMs // its start by the database's clock, whatever ours says
+    await client.query(needs.sql, [leaseId, jobId, no, needs.lane, ranMs, text === '' ? null : text])
   } catch (error) {
     throw refusal(error, jobId) ?? error
   } finally {

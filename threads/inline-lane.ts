@@ -67,6 +67,7 @@ export class InlineLane implements ContextHost {
       lane: number,
       sql: options.completeSql,
       resultBytesMax: options.resultBytesMax,
+      steadyMs: () => this.#clock.steadyMs(),
       announce: ({ slot, generation }) => this.#reports.push((sink) => sink.completing(number, slot, generation)),
     }
     this.#clock = clock

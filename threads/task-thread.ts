@@ -129,6 +129,7 @@ class Lane implements ContextHost {
       lane: args.lane,
       sql: args.completeSql,
       resultBytesMax: args.resultBytesMax,
+      steadyMs: () => systemClock.steadyMs(),
       announce: ({ slot, generation }) => this.#reports.completing(slot, generation),
     }
     this.#onEnd = onEnd

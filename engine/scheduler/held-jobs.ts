@@ -84,6 +84,8 @@ export class HeldJobs {
   #prerunJobs = 0
   /** When the next of the jobs here expires, at the earliest, by the clock of due times. */
   #expiryMs = Number.POSITIVE_INFINITY
+  #leadMs = 0
+  #leadOfMs = Number.NaN
   /** A job of a group has left, and the next of it may wait for that to be written. Written here and by the scheduler. */
   turnEnded = false
   /** Called with a job's id and last state when it leaves. */
@@ -276,9 +278,13 @@ export class HeldJobs {
     return true
   }
 
-  /** How far ahead of ours the clock is that due times are judged by. */
+  /** How far ahead of ours the clock is that due times are judged by. Asked anew once per reading of the clocks. */
   clockLeadMs(): number {
-    return (this.#needs.occurrences?.nowMs?.() ?? this.now.wallMs) - this.#needs.clock.wallMs()
+    if (this.#leadOfMs !== this.now.steadyMs) {
+      this.#leadOfMs = this.now.steadyMs
+      this.#leadMs = (this.#needs.occurrences?.nowMs?.() ?? this.now.wallMs) - this.#needs.clock.wallMs()
+    }
+    return this.#leadMs
   }
 
   /** How many of these, in their order, would find a lane within `withinMs` and what is here before them. */

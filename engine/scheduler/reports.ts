@@ -186,8 +186,9 @@ export class Reports implements ReportSink {
     jobs.dispatcher.started(slot, startedSteadyMs)
     jobs.counters.started++
     const { chunk } = slots.ref[slot]!
-    jobs.histograms.waited(atMs - chunk.dueAtMs)
-    if (chunk.timed) jobs.histograms.wasLate(atMs - chunk.dueAtMs + jobs.clockLeadMs())
+    const waitedMs = atMs - chunk.dueAtMs + jobs.clockLeadMs()
+    jobs.histograms.waited(waitedMs)
+    if (chunk.timed) jobs.histograms.wasLate(waitedMs)
     if (jobs.step(slot, EVENT.start)) this.#watch.begin(slot)
   }
 

@@ -52,9 +52,14 @@ export class DatabaseTime {
     return this.#clock.steadyMs() + this.#lowMs
   }
 
-  /** How far ahead of ours the database's clock is. */
-  offsetMs(): number {
-    return this.nowMs() - this.#clock.wallMs()
+  /**
+   * What to add to a wall time of this machine so that it is the database's. 0 as long as no answer contradicts our own
+   * clock: before the first one, and where answers are too slow to tell. Never wrong by more than one answer took.
+   */
+  leadMs(): number {
+    const oursMs = this.#clock.wallMs() - this.#clock.steadyMs() // up to a millisecond more: wall time is whole
+    if (this.#lowMs <= oursMs + 1 && this.#highMs >= oursMs) return 0
+    return (this.#lowMs + this.#highMs) / 2 - oursMs
   }
 
   /** Steady time of the last answer; 0 before the first. */

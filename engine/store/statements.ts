@@ -25,10 +25,10 @@ export function bindSchema(sql: string, schema: string): string {
   return sql.replace(/\bmillrace\./g, `"${schema}".`).replaceAll('@schema', schema)
 }
 
-/** The statement of ctx.complete: lease, job, run, lane, start (wall ms), result as JSON text. */
+/** The statement of ctx.complete: lease, job, run, lane, ms since its start, result as JSON text. */
 export function completeSql(schema: string): string {
   const text =
-    'select millrace.complete($1::bigint, $2::bigint, $3::int, $4::int, to_timestamp($5::float8 / 1000), $6::text::json)'
+    "select millrace.complete($1::bigint, $2::bigint, $3::int, $4::int, clock_timestamp() - $5::float8 * interval '1 ms', $6::text::json)"
   return bindSchema(text, schema)
 }
 

@@ -123,14 +123,19 @@ export class Store {
     return checkVersion(this.session('ask'))
   }
 
-  /** Names this schema of this database for ever, also after a failover or a restore: when its first table was made. */
+  /**
+   * Names this schema of this database for ever, also after a failover or a restore: when its first table was made. The
+   * answer tells the database's time, too, so that it is known before anything else is written.
+   */
   async identity(): Promise<string> {
-    const rows = await this.session('ask').repeatable<{ made: string }>({
-      text: this.#sql(
-        'select (extract(epoch from applied_at) * 1000000)::bigint::text as made from millrace.migration where version = 1',
-      ),
-    })
-    return rows[0]!.made
+    const sentMs = this.time.steadyMs()
+    const [row] = await this.ask<{ made: string; now: number }>(
+      `select (extract(epoch from applied_at) * 1000000)::bigint::text as made,
+         extract(epoch from clock_timestamp())::float8 * 1000 as now
+       from millrace.migration where version = 1`,
+    )
+    this.time.note(sentMs, this.time.steadyMs(), row!.now)
+    return row!.made
   }
 
   async close(): Promise<void> {

@@ -32,8 +32,16 @@ export class AttemptRows {
   #view = viewOf(this.#buffer)
   #ends = new Uint32Array(FIRST_ROWS)
   #leases = new Float64Array(FIRST_ROWS)
+  readonly #clockLeadMs: () => number
+  /** Asked once for all rows that are written together. */
+  #leadMs = 0
   #bytes = 0
   #count = 0
+
+  /** @param clockLeadMs what is added to times of this machine so that they are the database's */
+  constructor(clockLeadMs: () => number = () => 0) {
+    this.#clockLeadMs = clockLeadMs
+  }
 
   get count(): number {
     return this.#count
@@ -80,6 +88,8 @@ export class AttemptRows {
     const payloadBytes = end - start
     if (this.#bytes + FIXED_BYTES + payloadBytes > this.#buffer.length) this.#growBytes(FIXED_BYTES + payloadBytes)
     if (this.#count === this.#ends.length) this.#growRows()
+    if (this.#count === 0) this.#leadMs = this.#clockLeadMs()
+    const leadMs = this.#leadMs
     const view = this.#view
     let at = this.#bytes
     view.setInt16(at, FIELDS)
@@ -101,11 +111,11 @@ export class AttemptRows {
       at += 4
     } else {
       view.setInt32(at, 8)
-      setInt64(view, at + 4, microsOf(startedAtMs))
+      setInt64(view, at + 4, microsOf(startedAtMs + leadMs))
       at += 12
     }
     view.setInt32(at, 8)
-    setInt64(view, at + 4, microsOf(finishedAtMs))
+    setInt64(view, at + 4, microsOf(finishedAtMs + leadMs))
     at += 12
     if (payloadBytes === 0) {
       view.setInt32(at, -1)

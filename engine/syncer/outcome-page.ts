@@ -22,7 +22,8 @@ const NOTHING = new Uint8Array(0)
 const NO_LANE = -1
 
 export class OutcomePage implements Page, OutcomesOf<'completed' | 'failed' | 'cancelled' | 'expired' | 'release'> {
-  readonly #rows = new AttemptRows()
+  readonly #rows: AttemptRows
+  readonly #clockLeadMs: () => number
   #leaseIds: number[] = []
   #leaseDone: number[] = []
   #retries: RetryItem[] = []
@@ -37,6 +38,12 @@ export class OutcomePage implements Page, OutcomesOf<'completed' | 'failed' | 'c
   #rowless = 0 // ends without a row of their own, each counted as one
   #itemBytes = 0
   #shared = false
+
+  /** @param clockLeadMs what is added to times of this machine so that they are the database's */
+  constructor(clockLeadMs: () => number = () => 0) {
+    this.#rows = new AttemptRows(clockLeadMs)
+    this.#clockLeadMs = clockLeadMs
+  }
 
   /** Rows and rowless outcomes: what the limits count. */
   get count(): number {
@@ -203,7 +210,7 @@ export class OutcomePage implements Page, OutcomesOf<'completed' | 'failed' | 'c
       jobId,
       run: chunk.run,
       lane,
-      startedAtMs: Math.round(startedAtMs),
+      startedAtMs: Math.round(startedAtMs + this.#clockLeadMs()),
       progress: text,
     })
   }

@@ -28,6 +28,8 @@ export interface SyncerNeeds {
   writeStats(rows: readonly IterationStats[]): Promise<void>
   /** Of this node, for the rows. Asked at every outcome. */
   nodeId(): number
+  /** What is added to wall times of this machine so that they are the database's. Asked once per page. Default 0. */
+  clockLeadMs?(): number
   /** These leases were no longer ours; `dropped` outcomes were not written. */
   onStale?(leaseIds: readonly number[], dropped: number): void
   /** A page is settled and no longer held; so many of its jobs were written (0: they were stale, or only signs of life). */
@@ -195,7 +197,7 @@ export class Syncer implements Part {
       },
       clock,
       log,
-      () => new OutcomePage(),
+      () => new OutcomePage(needs.clockLeadMs),
       (page) => this.#writePage(page),
       () => this.#pageSettled(),
       (error) => needs.onFailed?.(error),

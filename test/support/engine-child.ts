@@ -2,7 +2,6 @@
 // the log's lines, and does what it is asked. It ends when its parent goes away. The other end is engine-process.ts.
 
 import { exit } from 'node:process'
-import { systemClock } from '../../engine/base/clock.ts'
 import { messageOf } from '../../engine/base/errors.ts'
 import type { Log, LogMethod } from '../../engine/base/log.ts'
 import { createEngine, type EngineOptions } from '../../engine/index.ts'
@@ -36,10 +35,7 @@ function plain(facts: Record<string, unknown>): Record<string, unknown> {
 }
 
 const options = JSON.parse(process.argv[2]!) as EngineOptions
-/** How far this host's clock is off. */
-const offMs = Number(process.env.CLOCK_OFF_MS ?? 0)
-const clock = { ...systemClock, wallMs: () => systemClock.wallMs() + offMs }
-const engine = createEngine({ ...options, clock, log: logWith({}) })
+const engine = createEngine({ ...options, log: logWith({}) })
 
 process.on('disconnect', () => exit(1))
 process.on('message', (message: ToChild) => {

@@ -49,6 +49,7 @@ export interface EngineProcess {
 }
 
 const PROGRAM = fileURLToPath(new URL('./engine-child.js', import.meta.url))
+const CLOCK_OFF = new URL('./clock-off.js', import.meta.url).href
 const LINES_MAX = 5_000
 const WAIT_MS_MAX = 60_000
 
@@ -64,9 +65,10 @@ export async function endAll(): Promise<void> {
   await Promise.all(ends)
 }
 
-/** Starts an engine as a process. `env` is added to this process's. */
+/** Starts an engine as a process. `env` is added to this process's; with CLOCK_OFF_MS its host's clock is so far off. */
 export function startEngine(options: EngineOptions, env: Record<string, string> = {}): EngineProcess {
   const child = fork(PROGRAM, [JSON.stringify(options)], {
+    execArgv: [...process.execArgv, ...(env.CLOCK_OFF_MS === undefined ? [] : ['--import', CLOCK_OFF])],
     env: { ...process.env, ...env },
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
   })

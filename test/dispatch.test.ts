@@ -4,6 +4,7 @@ import fc from 'fast-check'
 import { PAYLOAD_SEPARATOR } from '../engine/base/limits.ts'
 import { Holding } from '../engine/scheduler/holding.ts'
 import { TaskState } from '../engine/scheduler/task-state.ts'
+import { bound } from './support/bound.ts'
 import { chunk, schedulerBench, task, teach } from './support/scheduler-fakes.ts'
 
 test('two jobs and two idle lanes: each gets one', () => {
@@ -92,7 +93,8 @@ test('within a queue the lower rank comes first, then the lower sequence number'
     chunk(20, 1, { rank: -3, seq: 4 }),
   ])
   const order: number[] = []
-  while (scheduler.stats().held > 0) {
+  const goesOn = bound('for all jobs to end')
+  while (goesOn() && scheduler.stats().held > 0) {
     settle()
     order.push(...lanes.runAll(50))
     scheduler.wake()
@@ -107,7 +109,8 @@ test('queues take turns, whatever their ranks', () => {
   const { scheduler, lanes, settle } = bench
   scheduler.arrive([chunk(1, 3, { queueId: 1, rank: -1e12 }), chunk(11, 3, { queueId: 2, rank: 0 })])
   const order: number[] = []
-  while (scheduler.stats().held > 0) {
+  const goesOn = bound('for all jobs to end')
+  while (goesOn() && scheduler.stats().held > 0) {
     settle()
     order.push(...lanes.runAll(50))
     scheduler.wake()
@@ -145,7 +148,8 @@ test('taken back in the middle of a chunk, jobs come before the rest of it', () 
   assert.deepEqual([lanes.runningIds(0), lanes.queuedIds(0)], [[1], []])
   const order: number[] = []
   lanes.complete(0, 1)
-  while (scheduler.stats().held > 0) {
+  const goesOn = bound('for all jobs to end')
+  while (goesOn() && scheduler.stats().held > 0) {
     scheduler.wake()
     settle()
     order.push(...lanes.runAll(1))
@@ -403,7 +407,8 @@ test('of jobs that are held those of the queue that is listed first are fed firs
       for (let n = 0; n < 2; n++) scheduler.arrive([chunk(1 + queueId * 10 + n, 1, { queueId, queue })])
     const order: number[] = []
     settle()
-    while (scheduler.stats().held > 0) {
+    const goesOn = bound('for all jobs to end')
+    while (goesOn() && scheduler.stats().held > 0) {
       const [jobId] = lanes.queuedIds(0)
       order.push(jobId!)
       lanes.take(0)

@@ -7,6 +7,7 @@ import { systemClock } from '../engine/base/clock.ts'
 import { defineTask, type TaskContext } from '../engine/base/task.ts'
 import type { FeedPiece } from '../threads/lanes.ts'
 import { LANE_JOBS_MAX } from '../threads/layout.ts'
+import { bound } from './support/bound.ts'
 import { ManualClock } from './support/manual-clock.ts'
 import { BEHAVED, PoolHarness, writeModules } from './support/pool-harness.ts'
 
@@ -99,7 +100,8 @@ test(
     h.feed('noop', numbers(100), 0, 0)
     h.feed('noop', numbers(100), 100, 1)
     let handled = 0
-    while (handled < 400) {
+    const goesOn = bound('for all reports')
+    while (goesOn() && handled < 400) {
       const now = h.pool.drain(h, 7)
       assert.ok(now <= 7)
       handled += now
@@ -417,7 +419,9 @@ test(
         if (piece === round % 8) pool.drain(h, 300)
       }
       const wanted = round * 60
-      while (pool.drain(h, 100) > 0 || h.told.size < wanted) await new Promise((resolve) => setImmediate(resolve))
+      const goesOn = bound('for reports')
+      while (goesOn() && (pool.drain(h, 100) > 0 || h.told.size < wanted))
+        await new Promise((resolve) => setImmediate(resolve))
       if (round % 2 === 0) await h.wait(() => pool.hasReports() || pool.outstanding(0) === 0)
       pool.kill(0, 'THREAD_EXITED', 'for a test')
       await h.until(() => h.lost.length === 1, 7) // a few at a time: the loss is told after the last report
@@ -492,7 +496,8 @@ test(
     let slot = 0
     let revokes = 0
     const end = systemClock.steadyMs() + 1_500
-    while (systemClock.steadyMs() < end || revokes < 100) {
+    const goesOn = bound('for 100 revokes')
+    while (goesOn() && (systemClock.steadyMs() < end || revokes < 100)) {
       for (const lane of [0, 1]) {
         if (!pool.isOpen(lane)) continue
         const more: FeedPiece[] = []
@@ -747,7 +752,8 @@ test('threads that keep dying without a job are started more and more slowly, an
   const h = await new PoolHarness({ modules: urls, clock }).start()
   const isGivenUp = () => h.logged.some(({ event, level }) => event === 'thread.given_up' && level === 'error')
   let waits = 0
-  while (!isGivenUp()) {
+  const goesOn = bound('until it is given up')
+  while (goesOn() && !isGivenUp()) {
     await h.until(() => clock.waiting > 0 || isGivenUp())
     if (isGivenUp()) break
     if (h.lost.length > waits) {
@@ -954,7 +960,8 @@ test(
     const thread = (await h.run('whoami', null, 0)).result
     await h.run('keeps', null, 1)
     let slot = 2
-    while ((await h.run('whoami', null, slot)).result === thread) {
+    const goesOn = bound('for another thread')
+    while (goesOn() && (await h.run('whoami', null, slot)).result === thread) {
       slot++
       await sleep(20) // it looks once a second
     }

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { test } from 'node:test'
+import { afterEach, test } from 'node:test'
 import { Worker } from 'node:worker_threads'
 import fc from 'fast-check'
 import { createLaneMemory, HEAD, type LaneMemory, RING_BYTES_MIN, TAIL } from '../threads/layout.ts'
 import { type RecordVisitor, RingReader, RingWriter } from '../threads/ring.ts'
+import { bound } from './support/bound.ts'
 import { bodyBytes, fillByte, RECORD_KIND, type RingWriterArgs } from './support/ring-writer.ts'
 
 const turn = () => new Promise((resolve) => setImmediate(resolve))
@@ -27,11 +28,24 @@ class Follower implements RecordVisitor {
   }
 }
 
+const MINUTE = 60_000
+const workers = new Set<Worker>()
+
 function startWriter(args: RingWriterArgs): Worker {
-  return new Worker(new URL('./support/ring-writer.js', import.meta.url), { workerData: args })
+  const worker = new Worker(new URL('./support/ring-writer.js', import.meta.url), { workerData: args })
+  workers.add(worker)
+  return worker
 }
 
-test('1,000,000 records of four threads arrive once, whole, and in the order of their thread', async () => {
+// a writer that waits for room would keep this process alive after a test that has failed
+afterEach(async () => {
+  await Promise.all([...workers].map((worker) => worker.terminate()))
+  workers.clear()
+})
+
+test('1,000,000 records of four threads arrive once, whole, and in the order of their thread', {
+  timeout: 2 * MINUTE,
+}, async () => {
   const count = 250_000
   const producers = Array.from({ length: 4 }, () => {
     const memory = createLaneMemory(RING_BYTES_MIN) // small, so that it is full again and again
@@ -41,7 +55,8 @@ test('1,000,000 records of four threads arrive once, whole, and in the order of 
       worker: startWriter({ shared: memory.shared, count }),
     }
   })
-  while (producers.some(({ follower }) => follower.seen < count)) {
+  const goesOn = bound('for all records', MINUTE)
+  while (goesOn() && producers.some(({ follower }) => follower.seen < count)) {
     for (const { reader, follower } of producers) reader.drain(10_000, follower)
     await turn()
   }
@@ -53,7 +68,9 @@ test('1,000,000 records of four threads arrive once, whole, and in the order of 
 })
 
 for (const after of ['reserve', 'write', 'publish'] as const) {
-  test(`a writer that is ended after the step "${after}" leaves what it published, and nothing else`, async () => {
+  test(`a writer that is ended after the step "${after}" leaves what it published, and nothing else`, {
+    timeout: MINUTE,
+  }, async () => {
     const memory = createLaneMemory(RING_BYTES_MIN)
     const record = 500
     const worker = startWriter({ shared: memory.shared, count: 1_000, stopAt: { record, after } })
@@ -67,21 +84,24 @@ for (const after of ['reserve', 'write', 'publish'] as const) {
   })
 }
 
-test('a writer that is ended at any moment leaves a whole beginning of what it wrote', async () => {
+test('a writer that is ended at any moment leaves a whole beginning of what it wrote', {
+  timeout: MINUTE,
+}, async () => {
   for (let round = 0; round < 20; round++) {
     const memory = createLaneMemory(RING_BYTES_MIN)
     const worker = startWriter({ shared: memory.shared, count: 1_000_000_000 })
     const follower = new Follower(memory)
     const reader = new RingReader(memory)
     const wanted = (round * 977) % 20_000 // another moment each time, mostly in the middle of a record
-    while (follower.seen <= wanted) {
+    const goesOn = bound('for records')
+    while (goesOn() && follower.seen <= wanted) {
       reader.drain(Number.MAX_SAFE_INTEGER, follower)
       await turn()
     }
     const ended = worker.terminate()
     reader.drain(100, follower)
     await ended
-    while (reader.drain(1_000, follower) > 0);
+    while (goesOn() && reader.drain(1_000, follower) > 0);
     const { seen } = follower
     await turn()
     assert.equal(reader.drain(1_000, follower), 0)
@@ -96,7 +116,8 @@ test('a thread that waits for room is woken when main has read', { timeout: 60_0
   const follower = new Follower(memory)
   const reader = new RingReader(memory)
   const done = once(worker, 'message')
-  while (follower.seen < count) {
+  const goesOn = bound('for all records')
+  while (goesOn() && follower.seen < count) {
     reader.drain(Number.MAX_SAFE_INTEGER, follower)
     await turn()
   }
@@ -107,7 +128,8 @@ test('reserve gives up after its timeout when nobody reads', () => {
   const memory = createLaneMemory(RING_BYTES_MIN)
   const writer = new RingWriter(memory)
   let place = writer.tryReserve(writer.bodyBytesMax)
-  while (place >= 0) {
+  const goesOn = bound('for a full ring')
+  while (goesOn() && place >= 0) {
     writer.publish(1, writer.bodyBytesMax)
     place = writer.tryReserve(writer.bodyBytesMax)
   }
@@ -192,7 +214,7 @@ test('a ring behaves as a bounded queue of byte strings, over its end and over t
       reader.drain(Number.MAX_SAFE_INTEGER, { record: (kind) => assert.equal(kind, model.shift()!.kind) })
       assert.equal(model.length, 0)
     }),
-    { numRuns: 300 },
+    { numRuns: 300, interruptAfterTimeLimit: MINUTE, endOnFailure: true },
   )
 })
 

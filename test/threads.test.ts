@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import type { EngineError } from '../engine/base/errors.ts'
 import { defineTask } from '../engine/index.ts'
+import { bound } from './support/bound.ts'
 import { withEngines } from './support/engine.ts'
 import { History } from './support/history.ts'
 import { BEHAVED, PoolHarness } from './support/pool-harness.ts'
@@ -127,7 +128,8 @@ test('what a lane that leaves has not begun goes to the others at once, and what
   settle()
   assert.deepEqual(lanes.queuedIds(1), [])
   lanes.complete(1, begun!.jobId)
-  while (scheduler.stats().held > 0) {
+  const goesOn = bound('for all jobs to end')
+  while (goesOn() && scheduler.stats().held > 0) {
     lanes.runAll(1)
     scheduler.wake()
     settle()

@@ -10,6 +10,7 @@ import { Scheduler } from '../../engine/scheduler/scheduler.ts'
 import type { Outcomes } from '../../engine/store/outcomes.ts'
 import type { ClaimedChunk, DoubtItem } from '../../engine/store/types.ts'
 import type { AbortReason, FeedPiece, LaneLost, Lanes, ReportSink, TaskInfo } from '../../threads/lanes.ts'
+import { bound } from './bound.ts'
 import { ManualClock } from './manual-clock.ts'
 
 interface FedJob {
@@ -379,6 +380,9 @@ export interface Bench {
   advance(ms: number, stepMs?: number): void
 }
 
+/** Iterations in a row without time passing: a loop that goes on is broken. */
+const SETTLE_ROUNDS_MAX = 2_000
+
 export interface BenchOptions {
   readonly lanes?: number
   readonly settings?: Partial<SchedulerNeeds['settings']>
@@ -438,7 +442,7 @@ export function schedulerBench(options: BenchOptions = {}): Bench {
     rooms: 0,
     settle() {
       for (let round = 0; turns.length > 0; round++) {
-        if (round > 10_000) throw new Error('the loop wakes itself for ever')
+        if (round > SETTLE_ROUNDS_MAX) throw new Error('the loop wakes itself for ever')
         for (const turn of turns.splice(0)) turn()
       }
     },
@@ -512,7 +516,8 @@ export function teach(bench: Bench, name: string, ranMs: number, jobs = 400): vo
   const firstId = 1_000_000 + scheduler.stats().arrived
   scheduler.arrive([chunk(firstId, jobs, { task: name })])
   settle()
-  while (scheduler.stats().held > 0) {
+  const goesOn = bound('for all jobs to end')
+  while (goesOn() && scheduler.stats().held > 0) {
     lanes.runAll(ranMs)
     scheduler.wake()
     settle()

@@ -55,7 +55,7 @@ test('1,000,000 records of four threads arrive once, whole, and in the order of 
       worker: startWriter({ shared: memory.shared, count }),
     }
   })
-  const goesOn = bound('for all records', MINUTE)
+  const goesOn = bound('for all records', () => producers.map(({ follower }) => follower.seen).join())
   while (goesOn() && producers.some(({ follower }) => follower.seen < count)) {
     for (const { reader, follower } of producers) reader.drain(10_000, follower)
     await turn()
@@ -93,7 +93,7 @@ test('a writer that is ended at any moment leaves a whole beginning of what it w
     const follower = new Follower(memory)
     const reader = new RingReader(memory)
     const wanted = (round * 977) % 20_000 // another moment each time, mostly in the middle of a record
-    const goesOn = bound('for records')
+    const goesOn = bound('for records', () => follower.seen)
     while (goesOn() && follower.seen <= wanted) {
       reader.drain(Number.MAX_SAFE_INTEGER, follower)
       await turn()
@@ -116,7 +116,7 @@ test('a thread that waits for room is woken when main has read', { timeout: 60_0
   const follower = new Follower(memory)
   const reader = new RingReader(memory)
   const done = once(worker, 'message')
-  const goesOn = bound('for all records')
+  const goesOn = bound('for all records', () => follower.seen)
   while (goesOn() && follower.seen < count) {
     reader.drain(Number.MAX_SAFE_INTEGER, follower)
     await turn()

@@ -3,11 +3,17 @@
 
 import { systemClock } from '../../engine/base/clock.ts'
 
-/** True, as often as it is asked, for `ms`; then it throws with what was waited for. */
-export function bound(what: string, ms = 20_000): () => true {
-  const untilMs = systemClock.steadyMs() + ms
+const STALL_MS_MAX = 15_000
+
+/** True, as often as it is asked, until `progress` has answered the same for too long: then it throws. */
+export function bound(what: string, progress: () => unknown = () => null, stallMsMax = STALL_MS_MAX): () => true {
+  let sinceMs = systemClock.steadyMs()
+  let last = progress()
   return () => {
-    if (systemClock.steadyMs() > untilMs) throw new Error(`waited ${ms} ms ${what}`)
+    const nowMs = systemClock.steadyMs()
+    const now = progress()
+    if (now !== last) [last, sinceMs] = [now, nowMs]
+    if (nowMs - sinceMs > stallMsMax) throw new Error(`waited ${stallMsMax} ms ${what}: ${String(now)}`)
     return true
   }
 }

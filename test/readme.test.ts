@@ -62,6 +62,52 @@ test('handlers that complete themselves in their own transactions take each char
   assert.equal(run('charges.js'), '30\n')
 })
 
+test('a connection that PostgreSQL ends, at rest or between two statements of a handler, costs no thread', () => {
+  const source = readFileSync(join(folder, 'charge.js'), 'utf8')
+  const ends = (pid: string) => `await pool.query('select pg_terminate_backend($1)', [${pid}])`
+  const gap = source.replace(
+    '      await ctx.complete',
+    `      if (ctx.attempt === 1) {
+        const gone = new Promise((resolve) => client.once('end', resolve))
+        ${ends('client.processID')}
+        await gone
+      }
+      await ctx.complete`,
+  )
+  assert.notEqual(gap, source)
+  writeFileSync(join(folder, 'gap.js'), gap)
+  writeFileSync(
+    join(folder, 'gaps.js'),
+    `import { createEngine } from 'millrace'
+import pg from 'pg'
+import { charge } from './gap.js'
+const lost = []
+const note = (facts, event) => event.startsWith('thread.') && lost.push(event)
+const log = { debug() {}, info() {}, warn: note, error: note, child: () => log }
+const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL })
+pool.on('error', () => {})
+await pool.query("create table if not exists account as select 'ada' as name, 100 as cents")
+const engine = createEngine({ tasks: [charge], threads: 1, database: process.env.DATABASE_URL, log })
+await engine.start()
+const retry = { kind: 'fixed', delayMs: 0, jitter: 0 }
+const first = await engine.enqueue('charge', { account: 'ada', cents: 1 }, { retry })
+await engine.drain()
+// what rests in the handler's pool now; millrace's own have names
+await pool.query("select pg_terminate_backend(pid) from pg_stat_activity where application_name = '' and pid <> pg_backend_pid() and datname = current_database()")
+const second = await engine.enqueue('charge', { account: 'ada', cents: 1 }, { retry })
+await engine.drain()
+for (const { id } of [first, second]) {
+  const { state, attempt } = await engine.console.job(id)
+  console.log(state, attempt)
+}
+console.log(lost.length)
+await engine.stop()
+await pool.end()
+`,
+  )
+  assert.equal(run('gaps.js'), 'completed 2\ncompleted 2\n0\n')
+})
+
 test('the SQL of the README enqueues a job and shows it', async () => {
   const client = new pg.Client(url)
   await client.connect()

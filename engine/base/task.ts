@@ -42,7 +42,8 @@ export interface TaskContext {
    * Completes this job in a transaction of your own: what you wrote in it and the end of the job commit together, or
    * neither does, also when the process dies at any moment. `client` is your connection to the same database: a `pg`
    * client, or what an adapter of `millrace/adapters/` makes of a transaction; outside of a transaction the job is
-   * completed at once. `result` has the limits of a returned one.
+   * completed at once. `result` has the limits of a returned one. A `pg` pool and its clients need `error` listeners, or a
+   * connection that PostgreSQL ends takes this thread along.
    *
    * Await it, then commit, then return. From the call on only that transaction decides: what the handler returns is
    * ignored, what it throws after the commit, or a deadline that passes then, changes nothing but the log. If it returns

@@ -11,7 +11,7 @@ import type { Engine, EngineOptions } from '../engine/index.ts'
 import { Strays } from '../engine/strays.ts'
 import { type EngineBundle, withEngines } from './support/engine.ts'
 import { ManualClock } from './support/manual-clock.ts'
-import { openStore } from './support/store.ts'
+import { completing, openStore } from './support/store.ts'
 import { type WireProxy, wireProxy } from './support/wire-proxy.ts'
 
 const MINUTE = 60_000
@@ -419,5 +419,30 @@ test('stray leases of a node that was declared dead are left to whoever rescues 
     assert.equal((await it.query('select from millrace.lease')).length, 1)
   } finally {
     await it.close()
+  }
+})
+
+test('the visible row of a long job goes with its lease, whichever way the flushes went that wrote it and ended it', async () => {
+  for (const [noted, ended] of [
+    ['short', 'long'],
+    ['long', 'short'],
+  ]) {
+    const it = await openStore()
+    try {
+      const nodeId = await it.join()
+      await it.put(1)
+      const [chunk] = await it.claim(nodeId)
+      const way = (how: string | undefined) => (how === 'long' ? { doubts: [] } : {})
+      const { leaseId, firstId: jobId, run } = chunk!
+      const row = { leaseId, jobId, run, lane: 0, startedAtMs: 1, progress: null }
+      const nothing = { leaseIds: [leaseId], leaseDone: [0], running: [row] }
+      await it.store.flush(nodeId, completing(1, nodeId, [], { ...nothing, ...way(noted) }))
+      assert.equal((await it.query('select from millrace.running')).length, 1)
+      await it.store.strayLeases(nodeId, [leaseId]) // it is still held: what is known of it is kept
+      await it.store.flush(nodeId, completing(2, nodeId, [chunk!], way(ended)))
+      assert.deepEqual(await it.query('select from millrace.running'), [])
+    } finally {
+      await it.close()
+    }
   }
 })

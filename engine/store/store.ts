@@ -502,6 +502,7 @@ export class Store {
    * @throws EngineError NODE_FENCED when the node was declared dead; nothing was written then
    */
   async flush(nodeId: number, flush: Flush): Promise<FlushResult> {
+    for (const { leaseId } of flush.running) this.#visible.add(leaseId)
     if (flush.doubts === undefined && flush.rowCount <= FEW_ROWS && flush.rows.length <= FEW_BYTES) {
       const done = await this.#flushFew(nodeId, flush)
       if (done) return done
@@ -553,7 +554,6 @@ export class Store {
 
   /** The short way; null when a lease was lost and the long way has to sort it out. */
   async #flushFew(nodeId: number, flush: Flush): Promise<FlushResult | null> {
-    for (const { leaseId } of flush.running) this.#visible.add(leaseId)
     try {
       const rows = await this.session('flush').query<{ fresh: boolean }>({
         name: 'flush_few',
@@ -575,6 +575,13 @@ export class Store {
       if (state === 'MR409' || state.startsWith('22')) return null
       throw error
     }
+  }
+
+  /** Rows of `running` go with their lease, so leases that this node no longer has need not be remembered. */
+  #forgetVisible(known: readonly number[]): void {
+    if (this.#visible.size === 0) return
+    const held = new Set(known)
+    for (const leaseId of this.#visible) if (!held.has(leaseId)) this.#visible.delete(leaseId)
   }
 
   /** True when rows of `running` may belong to its leases. */
@@ -719,6 +726,7 @@ export class Store {
 
   /** The leases of a node, a thousand at most, that are not among those it knows. Index: lease_node. */
   async strayLeases(nodeId: number, known: readonly number[]): Promise<number[]> {
+    this.#forgetVisible(known)
     const rows = await this.session('beat').query<{ id: number }>({
       name: 'stray_leases',
       text: this.#sql(`select l.id from millrace.lease l where l.node_id = $1

@@ -176,4 +176,18 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     replace: `Math.max(FULL_EVERY_MS, this.#tookMs * FULL_SHARE)`,
     test: 'due-floor: within two seconds',
   },
+  {
+    name: 'running: a row that a long flush wrote is forgotten',
+    file: 'engine/store/store.ts',
+    find: `    for (const { leaseId } of flush.running) this.#visible.add(leaseId)`,
+    replace: ``,
+    test: 'strays: the visible row of a long job',
+  },
+  {
+    name: 'running: a look forgets the rows of leases that are held',
+    file: 'engine/store/store.ts',
+    find: `if (!held.has(leaseId)) this.#visible.delete(leaseId)`,
+    replace: `this.#visible.delete(leaseId)`,
+    test: 'strays: the visible row of a long job',
+  },
 ]

@@ -1,5 +1,5 @@
 // Every statement that changes something is lost once before it reaches the server: nothing is lost, doubled or stuck.
-// The table is faults/cuts.ts.
+// The table is faults/cuts.ts; faults-answers.test.ts loses the answers, faults-lab.test.ts does everything else.
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'

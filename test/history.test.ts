@@ -132,7 +132,7 @@ const RIGHT = (): Story => ({
     completed(3, 2),
   ],
   states: ['completed', 'completed', 'completed'],
-  left: { ready: 0, scheduled: 0, blocked: 0, leases: 0, running: 0, holds: 0, keys: 0, uncounted: 0 },
+  left: { ready: 0, scheduled: 0, blocked: 0, leases: 0, running: 0, holds: 0, keys: 0, uncounted: 0, cancelling: 0 },
   options: { orderedBeforeMs: Number.POSITIVE_INFINITY },
 })
 

@@ -119,6 +119,29 @@ test('a held request and a held answer go on when they are released, and are los
     assert.deepEqual(await rows(), [1, 2, 3])
   }))
 
+test('what belongs to one application can be stalled and cut alone', () =>
+  withProxy(async ({ proxy, connection, rows }) => {
+    const one = await connection('one')
+    const other = await connection('other')
+    proxy.stall((application) => application === 'one')
+    let isAnswered = false
+    const waiting = one.query(insert(1)).then(() => {
+      isAnswered = true
+    })
+    await other.query(insert(2))
+    assert.equal(isAnswered, false)
+    assert.deepEqual(await rows(), [2])
+    proxy.resume()
+    await waiting
+    assert.equal(
+      proxy.cutSome((application) => application === 'one'),
+      1,
+    )
+    await assert.rejects(one.query(insert(3)))
+    await other.query(insert(4))
+    assert.deepEqual(await rows(), [1, 2, 4])
+  }))
+
 test('a stall, a delay, a cut of all and a refusal', { timeout: 60 * SECOND }, () =>
   withProxy(async ({ proxy, connection, rows }) => {
     const client = await connection()

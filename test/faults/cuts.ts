@@ -24,34 +24,39 @@ export interface Cut {
   readonly as?: string
   /** Of the engine behind the proxy; null: none runs. */
   readonly engine?: EngineOptions | null
-  /** Narrows down which requests are meant. */
-  readonly where?: (request: WireRequest, stage: Stage) => boolean
+  /** Which requests are meant, when it is not the statement itself. */
+  readonly where?: (request: WireRequest) => boolean
   readonly play: (stage: Stage) => Promise<unknown>
 }
 
 const SECOND = 1_000
 /** Longer than a hundred jobs need, and shorter than anybody waits. */
 const MANY = 250
+/** More often than anything is sent within a row. */
+const ALL = 10_000
 
 const soon = (ms: number) => systemClock.wallMs() + ms
 
 /** Recognises a statement on the wire. */
-export function isStatement(name: string, { text, application }: WireRequest, schema: string): boolean {
+export function matcherOf(name: string, schema: string): (request: WireRequest) => boolean {
   const inTransaction = /^(begin|commit) of (.+)$/.exec(name)
   if (inTransaction !== null) {
-    const [, verb, what] = inTransaction
-    return (
-      TRANSACTIONS[what!]!.some((kind) => application === `millrace ${kind}`) &&
-      (verb === 'begin' ? /^begin\b/ : /\bcommit$/).test(text)
-    )
+    const applications = TRANSACTIONS[inTransaction[2]!]!.map((kind) => `millrace ${kind}`)
+    const pattern = inTransaction[1] === 'begin' ? /^begin\b/ : /\bcommit$/
+    return ({ text, application }) => applications.includes(application) && pattern.test(text)
   }
   const [verb, table] = name.split(' ')
-  if (verb === 'copy') return text.startsWith(`copy "${schema}".${table} `)
-  if (verb === 'nextval') return text.includes(`nextval('"${schema}".${table}'`)
-  if (verb === 'create') return text.startsWith(name)
-  if (name === 'pg_notify') return text.includes('pg_notify(')
-  if (table !== undefined) return new RegExp(`\\b${verb} (into |from )?"${schema}"\\.${table}\\b`).test(text)
-  return text.includes(`"${schema}".${name}(`) || text === blockOf(name, schema)
+  const contains = (part: string) => (request: WireRequest) => request.text.includes(part)
+  if (verb === 'copy') return contains(`copy "${schema}".${table} `)
+  if (verb === 'nextval') return contains(`nextval('"${schema}".${table}'`)
+  if (verb === 'create') return ({ text }) => text.startsWith(name)
+  if (name === 'pg_notify') return contains('pg_notify(')
+  if (table !== undefined) {
+    const pattern = new RegExp(`\\b${verb} (into |from )?"${schema}"\\.${table}\\b`)
+    return ({ text }) => pattern.test(text)
+  }
+  const block = readStatements('console.sql', schema).get(name) ?? readStatements('schedules.sql', schema).get(name)
+  return ({ text }) => text.includes(`"${schema}".${name}(`) || text === block
 }
 
 /** On which connections a transaction runs. */
@@ -59,10 +64,6 @@ const TRANSACTIONS: Readonly<Record<string, readonly string[]>> = {
   'copy jobs': ['bulk', 'keys'],
   flush: ['flush'],
   migrate: ['ask'],
-}
-
-function blockOf(name: string, schema: string): string | undefined {
-  return readStatements('console.sql', schema).get(name) ?? readStatements('schedules.sql', schema).get(name)
 }
 
 // ------------------------------------------------------------------ what many rows do
@@ -211,7 +212,7 @@ const migrates = async (stage: Stage) => {
 
 // ------------------------------------------------------------------ the table
 
-const ALL_ROWS: readonly Cut[] = [
+export const CUTS: readonly Cut[] = [
   // names, ids, enqueueing
   { statement: 'queue_id', play: begins },
   {
@@ -278,6 +279,17 @@ const ALL_ROWS: readonly Cut[] = [
       } finally {
         await release()
       }
+    },
+  },
+
+  {
+    statement: 'reopen_strays',
+    async play(stage) {
+      const claim = stage.wire.cutBeforeAnswer(matcherOf('claim_of_tasks', stage.schema), ALL)
+      const cut = stage.arm()
+      await stage.put(stage.client)
+      await stage.until('the node has looked for what it lost', () => cut.count > 0)
+      claim.cancel()
     },
   },
 
@@ -558,8 +570,6 @@ const ALL_ROWS: readonly Cut[] = [
   { statement: 'claim', engine: { claimUnknown: true }, play: claims() },
   { statement: 'claim_of_group', engine: { onlyGroup: 'alone' }, play: claims({ group: 'alone' }) },
 ]
-
-export const CUTS = ALL_ROWS
 
 /** Statements that are not cut, and why. */
 export const NOT_CUT: Readonly<Record<string, string>> = {

@@ -2,7 +2,7 @@
 
 import { after, test } from 'node:test'
 import type { WireFault, WireRequest } from '../support/wire-proxy.ts'
-import { CUTS, type Cut, isStatement } from './cuts.ts'
+import { CUTS, type Cut, matcherOf } from './cuts.ts'
 import { Stage, within } from './stage.ts'
 
 const ROW_MS_MAX = 90_000
@@ -35,11 +35,10 @@ export function playCuts(where: Where): void {
 async function play(stage: Stage, cut: Cut, where: Where): Promise<void> {
   const { schema, wire } = stage
   const lost: WireFault[] = []
-  const match = (request: WireRequest) => {
-    // rows that need a schema of their own give it a longer name
-    const text = request.text.replace(new RegExp(`"${schema}_[a-z]+"`, 'g'), `"${schema}"`)
-    return cut.where ? cut.where(request, stage) : isStatement(cut.statement, { ...request, text }, schema)
-  }
+  // rows that need a schema of their own give it a longer name
+  const longer = new RegExp(`"${schema}_[a-z]+"`, 'g')
+  const isMeant = cut.where ?? matcherOf(cut.statement, schema)
+  const match = (request: WireRequest) => isMeant({ ...request, text: request.text.replace(longer, `"${schema}"`) })
   stage.arm = (times = 1) => {
     const fault =
       where === 'before the server' ? wire.cutBeforeServer(match, times) : wire.cutBeforeAnswer(match, times)

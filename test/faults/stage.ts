@@ -232,7 +232,9 @@ export class Stage {
     }
   }
 
+  /** Who is told that it may have been written knows as much as can be known. */
   #refuse(mark: string, error: unknown): void {
+    if (isUnsure(error)) return
     this.#refused.push({ mark, code: codeOf(error) })
   }
 
@@ -361,7 +363,7 @@ export class Stage {
     await checkFacts(this.query.bind(this))
   }
 
-  /** Who was told no has no job, unless he was told that it may be there all the same. */
+  /** Who was told no has no job. */
   async #checkRefused(): Promise<void> {
     const marks = this.#refused.map(({ mark }) => mark)
     const there = await this.query<{ mark: string }>(
@@ -393,6 +395,11 @@ export class Stage {
     this.history.close()
     rmSync(this.folder, { recursive: true, force: true })
   }
+}
+
+/** The error of a call whose jobs may be there all the same, and that says so. */
+export function isUnsure(error: unknown): boolean {
+  return (error as { details?: { maybeWritten?: unknown } }).details?.maybeWritten === true
 }
 
 /** The same promise, or an error that names what did not happen. */

@@ -59,8 +59,9 @@ export async function openTestDatabase(): Promise<TestDatabase> {
   }
 }
 
-export async function openOwnServer(settings: Record<string, string> = {}): Promise<OwnServer> {
-  const first = await openTempServer(settings)
+/** `parent`: the folder in which its data folder is made. */
+export async function openOwnServer(settings: Record<string, string> = {}, parent = tmpdir()): Promise<OwnServer> {
+  const first = await openTempServer(settings, parent)
   const opened: EmbeddedServer[] = [] // a start is one more open of the same folder, with the port of the first
   const pool = openPool(first.url)
   const signal = async (name: NodeJS.Signals): Promise<void> => {
@@ -98,8 +99,11 @@ export async function openOwnServer(settings: Record<string, string> = {}): Prom
   }
 }
 
-async function openTempServer(settings: Record<string, string>): Promise<EmbeddedServer & { remove(): Promise<void> }> {
-  const folder = mkdtempSync(join(tmpdir(), 'millrace-test-'))
+async function openTempServer(
+  settings: Record<string, string>,
+  parent = tmpdir(),
+): Promise<EmbeddedServer & { remove(): Promise<void> }> {
+  const folder = mkdtempSync(join(parent, 'millrace-test-'))
   const server = await openEmbedded({ dataDir: folder, settings })
   return {
     ...server,

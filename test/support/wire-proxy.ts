@@ -65,12 +65,14 @@ export interface WireProxy {
   seen(match: WireMatch): Promise<WireRequest>
   /** Every byte waits so long, in each direction; 0 ends it. */
   delay(ms: number): void
-  /** Nothing passes any more; new connections are accepted and hear nothing. */
-  stall(): void
+  /** Nothing passes any more (of connections of these applications); new ones are accepted and hear nothing. */
+  stall(applies?: (application: string) => boolean): void
   /** What was stalled passes. */
   resume(): void
   /** Ends every connection now. */
   cutAll(): void
+  /** Ends those of these applications; answers how many. */
+  cutSome(applies: (application: string) => boolean): number
   /** New connections end at once until `accept`. */
   refuse(): void
   accept(): void
@@ -108,7 +110,14 @@ export async function wireProxy(url: string): Promise<WireProxy> {
   const folder = to.searchParams.get('host')
   const port = Number(to.port || to.searchParams.get('port') || 5432)
   const dial = () => (folder?.startsWith('/') ? connect(`${folder}/.s.PGSQL.${port}`) : connect(port, to.hostname))
-  const state: ProxyState = { connections: new Set(), rules: [], requests: [], waiting: [], delayMs: 0, stalled: false }
+  const state: ProxyState = {
+    connections: new Set(),
+    rules: [],
+    requests: [],
+    waiting: [],
+    delayMs: 0,
+    isStalled: () => false,
+  }
   let refusing = false
   let count = 0
   const server = createServer((near) => {
@@ -159,14 +168,19 @@ export async function wireProxy(url: string): Promise<WireProxy> {
     delay(ms) {
       state.delayMs = ms
     },
-    stall() {
-      state.stalled = true
+    stall(applies = () => true) {
+      state.isStalled = applies
     },
     resume() {
-      state.stalled = false
+      state.isStalled = () => false
       for (const connection of state.connections) connection.flow()
     },
     cutAll,
+    cutSome(applies) {
+      const some = [...state.connections].filter(({ application }) => applies(application))
+      for (const connection of some) connection.end()
+      return some.length
+    },
     refuse() {
       refusing = true
     },
@@ -188,7 +202,7 @@ interface ProxyState {
   readonly requests: WireRequest[]
   waiting: { readonly match: WireMatch; resolve(request: WireRequest): void }[]
   delayMs: number
-  stalled: boolean
+  isStalled: (application: string) => boolean
 }
 
 function newRule(match: WireMatch, stage: Stage, holds: boolean, times: number): Rule {
@@ -250,14 +264,19 @@ class Connection {
     this.#no = no
     this.#near = near
     this.#state = state
-    this.#toServer = new Lane(far, state)
-    this.#toClient = new Lane(near, state)
+    const isStalled = () => state.isStalled(this.#application)
+    this.#toServer = new Lane(far, state, isStalled)
+    this.#toClient = new Lane(near, state, isStalled)
     for (const socket of [near, far]) {
       socket.on('error', () => {})
       socket.on('close', () => this.end())
     }
     near.on('data', (bytes) => this.#fromClient(bytes))
     far.on('data', (bytes) => this.#fromServer(bytes))
+  }
+
+  get application(): string {
+    return this.#application
   }
 
   end(): void {
@@ -444,12 +463,14 @@ function boundValues(body: Buffer): (string | null)[] {
 class Lane {
   readonly #socket: Socket
   readonly #state: ProxyState
+  readonly #isStalled: () => boolean
   readonly #queue: { readonly bytes: Buffer; readonly atMs: number }[] = []
   #timer: { cancel(): void } | null = null
 
-  constructor(socket: Socket, state: ProxyState) {
+  constructor(socket: Socket, state: ProxyState, isStalled: () => boolean) {
     this.#socket = socket
     this.#state = state
+    this.#isStalled = isStalled
   }
 
   send(bytes: Buffer): void {
@@ -460,7 +481,7 @@ class Lane {
   flow(): void {
     this.#timer?.cancel()
     this.#timer = null
-    while (this.#queue.length > 0 && !this.#state.stalled && !this.#socket.destroyed) {
+    while (this.#queue.length > 0 && !this.#isStalled() && !this.#socket.destroyed) {
       const leftMs = this.#queue[0]!.atMs - systemClock.steadyMs()
       if (leftMs > 0) {
         this.#timer = systemClock.after(leftMs, () => this.flow(), true)

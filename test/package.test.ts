@@ -1,20 +1,11 @@
 // The package as its users get it: packed, installed somewhere else without any install script, run from there.
 
 import assert from 'node:assert/strict'
-import { execFile } from 'node:child_process'
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, posix } from 'node:path'
 import { after, test } from 'node:test'
-import { fileURLToPath } from 'node:url'
-import { promisify } from 'node:util'
-
-const REPOSITORY = fileURLToPath(new URL('../..', import.meta.url))
-const INSTALL_MS_MAX = 120_000
-/** What npm says when there is no way to a registry: then there is nothing to be learnt here. */
-const OFFLINE = /ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|ENETUNREACH/
-
-const run = promisify(execFile)
+import { install, pack, run } from './support/empty-folder.ts'
 
 const TASKS = `
 import { defineTask } from 'millrace'
@@ -54,12 +45,7 @@ after(() => rmSync(folder, { recursive: true, force: true }))
 test('packed and installed elsewhere without install scripts, the command works, and the module runs a job on its own server', {
   timeout: 4 * 60_000,
 }, async (t) => {
-  const packed = await run('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', folder], {
-    cwd: REPOSITORY,
-    timeout: 60_000,
-  })
-  const [pack] = JSON.parse(packed.stdout) as [{ filename: string; files: { path: string }[]; unpackedSize: number }]
-  const paths = pack.files.map(({ path }) => path)
+  const { file, paths } = await pack(folder)
   for (const wanted of [
     'dist/engine/index.js',
     'dist/engine/index.d.ts',
@@ -72,24 +58,11 @@ test('packed and installed elsewhere without install scripts, the command works,
     assert.ok(paths.includes(wanted), `${wanted} is in the package`)
   }
   assert.ok(paths.some((path) => path.endsWith('.sql')))
-  const foreign = paths.filter((path) => /^(dist\/)?(test|bench|scripts|results)\//.test(path))
+  const foreign = paths.filter((path) => /^(dist\/)?(test|bench|scripts)\//.test(path))
   assert.deepEqual(foreign, [], 'nothing that only the repository needs')
 
   const home = join(folder, 'home')
-  mkdirSync(join(home, 'tasks'), { recursive: true })
-  writeFileSync(join(home, 'package.json'), JSON.stringify({ name: 'home', private: true, type: 'module' }))
-  const words = [
-    'install',
-    join(folder, pack.filename),
-    '--ignore-scripts',
-    '--prefer-offline',
-    '--no-audit',
-    '--no-fund',
-  ]
-  try {
-    await run('npm', words, { cwd: home, timeout: INSTALL_MS_MAX })
-  } catch (error) {
-    if (!OFFLINE.test(String((error as { stderr?: string }).stderr))) throw error
+  if (!(await install(home, [file]))) {
     t.skip('no package registry is reachable')
     return
   }
@@ -97,6 +70,7 @@ test('packed and installed elsewhere without install scripts, the command works,
   const help = await run('npx', ['--no-install', 'millrace', '--help'], { cwd: home, timeout: 60_000 })
   for (const word of ['start', 'enqueue', 'explain']) assert.match(help.stdout, new RegExp(`\\b${word}\\b`))
 
+  mkdirSync(join(home, 'tasks'))
   writeFileSync(join(home, 'tasks', 'add.mjs'), TASKS)
   writeFileSync(join(home, 'main.mjs'), SCRIPT)
   const env = Object.fromEntries(
@@ -108,4 +82,20 @@ test('packed and installed elsewhere without install scripts, the command works,
   writeFileSync(join(home, 'trial.mjs'), TRIAL)
   const trial = await run(process.execPath, ['trial.mjs'], { cwd: home, env, timeout: 60_000 })
   assert.deepEqual(JSON.parse(trial.stdout), { state: 'completed', result: { sum: 5 } })
+})
+
+test('whatever the pages of the package link to is in the package', { timeout: 60_000 }, async () => {
+  const { paths } = await pack(folder)
+  const pages = paths.filter((path) => path.endsWith('.md'))
+  assert.ok(pages.includes('README.md') && pages.includes('CHANGELOG.md'))
+  const missing = pages.flatMap((page) => {
+    const text = readFileSync(new URL(`../../${page}`, import.meta.url), 'utf8')
+    const targets = [...text.matchAll(/\]\(([^)\s#]+)(?:#[^)]*)?\)/g)].map((match) => match[1]!)
+    return targets
+      .filter((target) => !/^[a-z]+:/.test(target))
+      .map((target) => posix.join(posix.dirname(page), target))
+      .filter((target) => !paths.includes(target))
+      .map((target) => `${page} links to ${target}`)
+  })
+  assert.deepEqual(missing, [])
 })

@@ -1,16 +1,18 @@
-// What the README shows works: its programs run as they stand there, in a folder of their own, against a database of
-// their own; its SQL runs; its commands and flags exist.
+// What the README shows works, as a stranger meets it: the package as it is published and pg, installed into an empty
+// folder; there the programs run as they stand, in their order, against a database of their own, then the SQL and the
+// commands.
 
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { delimiter, dirname, join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import { openTestDatabase, type TestDatabase } from './support/database.ts'
+import { install, pack } from './support/empty-folder.ts'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const README = readFileSync(join(ROOT, 'README.md'), 'utf8')
@@ -19,31 +21,60 @@ const PROGRAM_MS_MAX = 60_000
 let server: TestDatabase
 let url: string
 let folder: string
+let env: NodeJS.ProcessEnv
 const database = `readme_${randomBytes(5).toString('hex')}`
 
-before(async () => {
-  server = await openTestDatabase()
-  await server.query(`create database ${database}`)
-  const own = new URL(server.url)
-  own.pathname = `/${database}`
-  url = own.href
-  folder = mkdtempSync(join(tmpdir(), 'millrace-readme-'))
-  mkdirSync(join(folder, 'node_modules'))
-  symlinkSync(ROOT, join(folder, 'node_modules', 'millrace'), 'junction')
-  symlinkSync(join(ROOT, 'node_modules', 'pg'), join(folder, 'node_modules', 'pg'), 'junction')
-  writeFileSync(join(folder, 'package.json'), '{ "type": "module" }\n')
-  for (const block of blocks('js')) {
-    const name = /^\/\/ (\S+\.js)\n/.exec(block)?.[1]
-    assert.ok(name, `this block does not say which file it is:\n${block}`)
-    mkdirSync(dirname(join(folder, name)), { recursive: true })
-    writeFileSync(join(folder, name), block)
-  }
-})
+before(
+  async () => {
+    server = await openTestDatabase()
+    await server.query(`create database ${database}`)
+    const own = new URL(server.url)
+    own.pathname = `/${database}`
+    url = own.href
+    folder = mkdtempSync(join(tmpdir(), 'millrace-readme-'))
+    const packed = await pack(folder)
+    const home = join(folder, 'home')
+    if (!(await install(home, [packed.file, 'pg']))) linkInstead(home)
+    rmSync(packed.file)
+    folder = home
+    // the node that runs this is the one that runs the examples, also under npx
+    const path = [dirname(process.execPath), process.env.PATH].join(delimiter)
+    const around = Object.entries(process.env).filter(
+      ([name]) => !/^(PG|MILLRACE_|NODE_OPTIONS$|NODE_TEST_)/.test(name),
+    )
+    env = { ...Object.fromEntries(around), PATH: path, DATABASE_URL: url }
+    for (const { name, text } of programs()) {
+      mkdirSync(dirname(join(folder, name)), { recursive: true })
+      writeFileSync(join(folder, name), text)
+    }
+  },
+  { timeout: 4 * 60_000 },
+)
+
+/** Where no registry can be reached: the repository in the place of the package. */
+function linkInstead(home: string): void {
+  mkdirSync(join(home, 'node_modules', '.bin'), { recursive: true })
+  symlinkSync(ROOT, join(home, 'node_modules', 'millrace'), 'junction')
+  symlinkSync(join(ROOT, 'node_modules', 'pg'), join(home, 'node_modules', 'pg'), 'junction')
+  symlinkSync(join(ROOT, 'engine', 'index.js'), join(home, 'node_modules', '.bin', 'millrace'))
+}
 
 after(async () => {
   await server.query(`drop database if exists ${database} with (force)`)
   await server.close()
-  rmSync(folder, { recursive: true, force: true })
+  rmSync(dirname(folder), { recursive: true, force: true })
+})
+
+test('every example says which file it is and exactly the packages that it imports', () => {
+  const installed = blocks('sh')
+    .join('\n')
+    .match(/^npm install (.+)$/m)![1]!
+    .split(' ')
+  for (const { name, packages, text } of programs()) {
+    const foreign = [...text.matchAll(/ from '((?!node:|\.)[^']+)'/g)].map((match) => match[1]!.split('/')[0]!)
+    assert.deepEqual(packages, [...new Set(foreign)].sort(), name)
+    for (const wanted of packages) assert.ok(installed.includes(wanted), `${name}: the install lacks ${wanted}`)
+  }
 })
 
 test('the first program of the README enqueues a job, runs it on a thread and prints its result', () => {
@@ -144,20 +175,86 @@ test('dead letters are listed and requeued, and queues are shown, as the README 
   assert.match(run('care.js'), /0 requeued[\s\S]*queue: 'mail'/)
 })
 
-test('every command that the README shows exists, with the flags that it shows', () => {
-  const lines = blocks('sh').flatMap((block) => block.split('\n').filter((line) => line.startsWith('node engine ')))
-  assert.ok(lines.length > 8)
-  for (const line of lines) {
-    const words = line.split(' ').slice(2)
-    const command = ['dead', 'queues', 'schedules'].includes(words[0]!) ? words.slice(0, 2) : words.slice(0, 1)
-    const { status, stdout } = spawnSync(process.execPath, [join(ROOT, 'engine'), ...command, '--help'], {
-      encoding: 'utf8',
-    })
-    assert.equal(status, 0, line)
-    for (const flag of words.filter((word) => word.startsWith('--')))
-      assert.ok(stdout.includes(`${flag} `) || stdout.includes(`${flag}\n`), `${line}: help does not know ${flag}`)
+test('the commands of the README do what they say, in their order, beside a started engine', {
+  timeout: 4 * 60_000,
+}, async () => {
+  const lines = blocks('sh').flatMap((block) => block.split('\n').filter((line) => line.startsWith('npx millrace ')))
+  assert.ok(lines.length > 12)
+  const [start, ...others] = lines
+  const engine = await started(start!)
+  try {
+    let id = 'none yet'
+    for (const line of others) {
+      const { status, stdout, stderr } = spawnSync('bash', ['-c', command(line).replace(/\bID\b/, id)], {
+        cwd: folder,
+        encoding: 'utf8',
+        timeout: PROGRAM_MS_MAX,
+        env,
+      })
+      assert.equal(status, 0, `${line}\n${stdout}${stderr}`)
+      id = /^Enqueued job (\d+)/.exec(stdout)?.[1] ?? id
+    }
+  } finally {
+    engine.kill('SIGTERM')
+    if (engine.exitCode === null) await new Promise((resolve) => engine.once('exit', resolve))
   }
+  assert.equal(engine.exitCode, 0)
 })
+
+/** The engine of the README's first command, once it is ready. It ends with its bound, whatever happens. */
+async function started(line: string): Promise<ChildProcess> {
+  const words = command(line).split(' ')
+  const engine = spawn(words[0]!, words.slice(1), {
+    cwd: folder,
+    env,
+    timeout: 3 * 60_000,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  let said = ''
+  await new Promise<void>((resolve, reject) => {
+    for (const stream of [engine.stdout!, engine.stderr!])
+      stream.on('data', (chunk: Buffer) => {
+        said += chunk.toString()
+        if (said.includes('start.ready')) resolve()
+      })
+    engine.once('error', reject)
+    engine.once('exit', (code) => reject(new Error(`${line} ended with ${code}: ${said}`)))
+  })
+  return engine
+}
+
+/** npx passes signals on only when it likes, so the command that it would run stands in its place. */
+function command(line: string): string {
+  return line.replace('npx millrace', `${process.execPath} ${join('node_modules', 'millrace', 'engine', 'index.js')}`)
+}
+
+test('npx finds the command', { timeout: 60_000 }, () => {
+  const text = execFileSync('npx', ['--no-install', 'millrace', '--version', '--json'], {
+    cwd: folder,
+    env,
+    encoding: 'utf8',
+  })
+  assert.equal((JSON.parse(text) as { node: string }).node, process.version)
+})
+
+test('the switches that the README shows beside its commands exist', () => {
+  const help = spawnSync(process.execPath, [join(ROOT, 'engine'), 'stats', '--help'], { encoding: 'utf8' }).stdout
+  assert.match(help, /--watch/)
+})
+
+interface Program {
+  readonly name: string
+  readonly packages: readonly string[]
+  readonly text: string
+}
+
+function programs(): Program[] {
+  return blocks('js').map((text) => {
+    const [, name, packages] = /^\/\/ (\S+\.js) \(packages: ([^)]+)\)\n/.exec(text) ?? []
+    assert.ok(name && packages, `this block does not say which file it is and what it needs:\n${text}`)
+    return { name, packages: packages.split(', '), text }
+  })
+}
 
 function blocks(language: string): string[] {
   return [...README.matchAll(new RegExp(`^\`\`\`${language}\\n([\\s\\S]*?)^\`\`\``, 'gm'))].map((match) => match[1]!)
@@ -168,7 +265,7 @@ function run(name: string): string {
     cwd: folder,
     encoding: 'utf8',
     timeout: PROGRAM_MS_MAX,
-    env: { ...process.env, DATABASE_URL: url },
+    env,
   })
   assert.ifError(error)
   assert.equal(status, 0, `${name}: ${stderr}`)

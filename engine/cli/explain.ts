@@ -38,9 +38,9 @@ export async function explain(cli: Cli, id: number): Promise<void> {
     terminal,
     [
       { head: 'when (UTC)' },
-      { head: 'after', align: 'right', spare: 2 },
+      { head: 'after', align: 'right', spare: 1 },
       { head: 'state' },
-      { head: 'where', narrow: 'wrap', spare: 1 },
+      { head: 'where', narrow: 'wrap', spare: 2 },
       { head: 'why', narrow: 'wrap' },
     ],
     events.map(({ at, state, where, why }) => {

@@ -21,8 +21,8 @@ export interface Column {
 const GAP = '  '
 const INDENT = '  '
 /** Widths that a column gets before others are left out for it, and the least when that was not enough. */
-const COMFORTABLE = { cut: 16, wrap: 24 }
-const LEAST = { cut: 8, wrap: 14 }
+const COMFORTABLE = { cut: 16, wrap: 16 }
+const LEAST = { cut: 8, wrap: 12 }
 const CELL_LINES_MAX = 12
 /** Of a cell that is longer than what can be shown of it the rest is not even measured. */
 const CHARS_PER_COLUMN = 4

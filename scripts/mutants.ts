@@ -14,7 +14,7 @@
 // mutated SQL not be migrated), or that the test fails, or does not exist, without the mutation.
 
 import { execFileSync, spawn } from 'node:child_process'
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -68,10 +68,12 @@ async function main(): Promise<number> {
 function misfit({ name, file, find, replace, test }: Mutant): Finding | null {
   if (MUTANTS.filter((other) => other.name === name).length > 1)
     return { verdict: 'STALE', why: 'its name comes twice' }
+  const { testFile, title } = parse(test)
+  for (const path of [file, testFile])
+    if (!existsSync(join(ROOT, path))) return { verdict: 'STALE', why: `the list is stale: there is no ${path}` }
   const times = readFileSync(join(ROOT, file), 'utf8').split(find).length - 1
   if (times !== 1) return { verdict: 'STALE', why: `the list is stale: its line is there ${times} times in ${file}` }
   if (find === replace) return { verdict: 'STALE', why: 'it changes nothing' }
-  const { testFile, title } = parse(test)
   const source = readFileSync(join(ROOT, testFile), 'utf8')
   if (title !== '' && !source.includes(title))
     return { verdict: 'STALE', why: `the list is stale: ${testFile} has no test with "${title}"` }

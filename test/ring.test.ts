@@ -204,6 +204,7 @@ test('a ring behaves as a bounded queue of byte strings, over its end and over t
           return
         }
         assert.equal(place % 8, 0)
+        assert.ok(used + 8 + Math.ceil(step.reserve / 8) * 8 <= RING_BYTES_MIN, 'what is not read yet is written over')
         memory.bytes.fill(n & 0xff, place, place + step.reserve)
         if (step.do === 'abandon') return
         const bytes = step.use % (step.reserve + 1)
@@ -216,6 +217,32 @@ test('a ring behaves as a bounded queue of byte strings, over its end and over t
     }),
     { numRuns: 300, interruptAfterTimeLimit: MINUTE, endOnFailure: true },
   )
+})
+
+test('a record is published after the last of its words was stored, and a padding with the record behind it', () => {
+  const memory = createLaneMemory(RING_BYTES_MIN)
+  const stores: string[] = []
+  const tailWas = () => (Atomics.load(memory.header, TAIL) >>> 0) as number
+  let before = 0
+  const words = new Proxy(memory.words, {
+    set(target, key, value) {
+      target[Number(key)] = value as number
+      stores.push(tailWas() === before ? 'hidden' : 'seen')
+      return true
+    },
+  })
+  const writer = new RingWriter({ ...memory, words })
+  const reader = new RingReader(memory)
+  const read = { record: () => {} }
+  for (const bytes of [0, 8, writer.bodyBytesMax, writer.bodyBytesMax, writer.bodyBytesMax, writer.bodyBytesMax, 4]) {
+    before = tailWas()
+    assert.ok(writer.tryReserve(bytes) >= 0)
+    writer.publish(RECORD_KIND, bytes)
+    assert.notEqual(tailWas(), before)
+    reader.drain(10, read)
+  }
+  assert.ok(stores.length > 2 * 7, 'one of them had a padding')
+  assert.deepEqual(new Set(stores), new Set(['hidden']))
 })
 
 test('a record that was never reserved cannot be published', () => {

@@ -217,7 +217,7 @@ export const ENGINE_MUTANTS: readonly Mutant[] = [
     words[at] = bytes
     words[at + 1] = kind
 `,
-    test: 'ring: 1,000,000 records',
+    test: 'ring: a record is published after the last',
   },
   {
     name: 'ring: who waits for room is not woken',
@@ -263,7 +263,7 @@ export const ENGINE_MUTANTS: readonly Mutant[] = [
     find: `if (Atomics.compareExchange(header, GRANT, grant, next) === grant) return true`,
     replace: `Atomics.store(header, GRANT, next)
     return true`,
-    test: 'pool: however revokes and a running thread race',
+    test: 'grants: however fast main grants',
   },
   {
     name: 'inbox: a message goes in although its sender was told that it did not',
@@ -337,14 +337,14 @@ export const ENGINE_MUTANTS: readonly Mutant[] = [
   },
   {
     name: 'output: line breaks forge lines',
-    file: 'engine/cli/clean.ts',
+    file: 'engine/base/clean.ts',
     find: `return text.replace(BREAKS, ' ').replace(CONTROLS, '·')`,
     replace: `return text`,
     test: 'cli-output: whatever comes from outside',
   },
   {
     name: 'output: marks reverse the reading order',
-    file: 'engine/cli/clean.ts',
+    file: 'engine/base/clean.ts',
     find: `\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]/g
 
 /** What JSON`,

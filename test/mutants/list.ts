@@ -3,6 +3,7 @@
 
 import { ENGINE_MUTANTS } from './engine.ts'
 import { LEASE_MUTANTS } from './leases.ts'
+import { MENDS_MUTANTS } from './mends.ts'
 import type { Mutant } from './mutant.ts'
 import { NODE_MUTANTS } from './node.ts'
 import { SCHEDULES_MUTANTS } from './schedules.ts'
@@ -14,4 +15,5 @@ export const MUTANTS: readonly Mutant[] = [
   ...STORE_MUTANTS,
   ...ENGINE_MUTANTS,
   ...SCHEDULES_MUTANTS,
+  ...MENDS_MUTANTS,
 ]

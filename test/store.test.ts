@@ -281,6 +281,23 @@ test('the same flush sent twice is written once', async () => {
   assert.equal(row!.n, 5)
 })
 
+test('a flush about a part of a lease that is sent twice counts once: the lease stays open for the others', async () => {
+  for (const count of [2, 500]) {
+    const queueId = await freshQueue()
+    await it.put(count + 1, { queueId })
+    const nodeId = await it.join()
+    const [chunk] = await claimFrom(queueId, nodeId)
+    const part = completing(1, nodeId, [{ ...chunk!, count }])
+    assert.deepEqual(await it.store.flush(nodeId, part), { staleLeases: [], alreadyDone: false })
+    assert.deepEqual(await it.store.flush(nodeId, part), { staleLeases: [], alreadyDone: true })
+    const open = await it.query('select open from millrace.lease where id = $1', [chunk!.leaseId])
+    assert.deepEqual(open, [{ open: 1 }], `${count} of ${count + 1}`)
+    const last = completing(2, nodeId, [{ ...chunk!, firstId: chunk!.firstId + count, count: 1 }])
+    assert.deepEqual(await it.store.flush(nodeId, last), { staleLeases: [], alreadyDone: false })
+    assert.deepEqual(await it.query('select from millrace.lease where id = $1', [chunk!.leaseId]), [])
+  }
+})
+
 test('many or few, what a node reports is judged alike: twice is once, and after its death it counts for nothing', async () => {
   for (const count of [1, 500]) {
     const queueId = await freshQueue()

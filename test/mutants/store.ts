@@ -142,14 +142,14 @@ export const STORE_MUTANTS: readonly Mutant[] = [
     file: 'engine/store/migrations/0002_functions.sql',
     find: `if v_no >= p_no then return query select false, true, '{}'::bigint[]; return; end if;`,
     replace: ``,
-    test: 'syncer-store: an answer that is lost after the commit',
+    test: 'store: a flush about a part of a lease',
   },
   {
     name: 'flush: a few rows sent twice are written twice',
     file: 'engine/store/migrations/0002_functions.sql',
     find: `where f.node_id = p_node and f.no < p_no;`,
     replace: `where f.node_id = p_node;`,
-    test: 'store: many or few',
+    test: 'store: a flush about a part of a lease',
   },
   {
     name: 'flush: reports under a lost lease are written (few rows)',
@@ -184,13 +184,6 @@ export const STORE_MUTANTS: readonly Mutant[] = [
     file: 'engine/store/migrations/0002_functions.sql',
     find: `delete from millrace.lease l using unnest(p_leases, p_done) as d(id, done) where l.id = d.id and l.open <= d.done;`,
     replace: `delete from millrace.lease l using unnest(p_leases, p_done) as d(id, done) where l.id = d.id and l.open < d.done;`,
-    test: 'store: many or few',
-  },
-  {
-    name: 'flush: a lease ends one job too late (few rows)',
-    file: 'engine/store/migrations/0002_functions.sql',
-    find: `l.node_id = p_node and l.open <= d.done returning l.id`,
-    replace: `l.node_id = p_node and l.open < d.done returning l.id`,
     test: 'store: many or few',
   },
   {

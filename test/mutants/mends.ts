@@ -105,4 +105,18 @@ export const MENDS_MUTANTS: readonly Mutant[] = [
     replace: `if (this.#waiting.length < 0) {`,
     test: 'job-log: a log that throws loses its line only',
   },
+  {
+    name: 'clock: attempts carry the clock of their host',
+    file: 'engine/syncer/attempt-rows.ts',
+    find: `microsOf(finishedAtMs + leadMs)`,
+    replace: `microsOf(finishedAtMs)`,
+    test: 'clock-off: writes times that',
+  },
+  {
+    name: 'clock: times are moved although nothing contradicts them',
+    file: 'engine/store/database-time.ts',
+    find: `if (this.#lowMs <= oursMs + 1 && this.#highMs >= oursMs) return 0`,
+    replace: `if (this.#lowMs === Number.NEGATIVE_INFINITY) return 0`,
+    test: 'schedules-loop: moved only where answers contradict',
+  },
 ]

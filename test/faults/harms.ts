@@ -22,7 +22,7 @@ const KINDS = ['claim', 'flush', 'enqueue', 'keys', 'bulk', 'beat', 'notify', 's
 const STATEMENTS = [...new Set(CUTS.filter(({ where }) => where === undefined).map(({ statement }) => statement))]
 const CUT_MS_MAX = 3_000
 /** Statements are chosen among those that are being sent. */
-const LATELY_REQUESTS = 500
+const LATELY_REQUESTS = 150
 const LOOK_EVERY_MS = 20
 /** Connections that one fault opens at most, to use up those that there are. */
 const CONNECTIONS_MAX = 500

@@ -578,6 +578,29 @@ async function examine(
         'answers to its claims were lost, and it gave the jobs back; look at the network and the pooler',
       )
   }
+  const sweeps = (await ask('doctor_sweeps'))[0]!
+  const live = (sweeps.live as number) > 0
+  for (const [check, late, event] of [
+    ['promotions', sweeps.due_late_s, 'claim.failed'],
+    ['expiries', sweeps.expiry_late_s, 'expiry.failed'],
+    ['rescues', sweeps.silent_s, 'node.rescue_failed'],
+  ] as const)
+    if (live && late !== null)
+      say(
+        check,
+        `behind by ${(late as number).toFixed(0)} s`,
+        'bad',
+        `a node runs and does not get on with them: look for ${event} in its log`,
+      )
+  for (const { id, error } of await ask('doctor_schedules'))
+    say(`schedule ${id}`, String(error), 'bad', 'it has no due times until it is mended; the others go on')
+  if ((sweeps.invalid as number) > 0)
+    say(
+      'rows set aside',
+      `${sweeps.invalid} dead letters ROW_INVALID`,
+      'bad',
+      'rows of these jobs could not be processed; `millrace dead list` has the reasons',
+    )
   for (const { node_id, host, pid, tasks, names } of await ask('outdated'))
     say(
       `definitions of node ${node_id}`,

@@ -3,9 +3,9 @@
 // something to do; of many nodes one at a time does it, in batches, and what it cannot have now it finds again with a later beat.
 
 import type { Clock, Timer } from './base/clock.ts'
-import { messageOf } from './base/errors.ts'
 import { EXPIRY_STEP_MS } from './base/limits.ts'
 import type { Log } from './base/log.ts'
+import { Recurring } from './base/recurring.ts'
 
 /** Chunks of one batch: bounds its transaction, together with the 10,000 jobs that the function allows itself. */
 const CHUNKS = 500
@@ -20,11 +20,12 @@ export interface ExpiryNeeds {
   /** What the database's clock shows at least. */
   databaseMs(): number
   readonly log: Log
-  expireDue(chunks: number): Promise<{ expired: number; more: boolean }>
+  expireDue(chunks: number): Promise<{ expired: number; more: boolean; aside?: number }>
 }
 
 export class Expiry {
   readonly #needs: ExpiryNeeds
+  readonly #failing: Recurring
   #sweeping: Promise<void> | null = null
   #stopped = false
   /** Somebody asked while a batch was under way, which may have begun before the time that he means. */
@@ -35,6 +36,7 @@ export class Expiry {
 
   constructor(needs: ExpiryNeeds) {
     this.#needs = needs
+    this.#failing = new Recurring(needs.clock, needs.log, 'expiry.failed')
   }
 
   /** Looks when this time of the database has come, or at the end of the step that it falls into. */
@@ -81,9 +83,12 @@ export class Expiry {
         this.counts.expired += done.expired
         more = done.more || this.#again
         if (done.expired > 0) log.warn({ jobs: done.expired }, 'jobs.expired')
+        if (done.aside !== undefined) log.error({ jobs: done.aside, code: 'ROW_INVALID' }, 'rows.set_aside')
       }
+      this.#failing.succeeded()
     } catch (error) {
-      if (this.counts.errors++ % 100 === 0) log.warn({ error: messageOf(error) }, 'expiry.failed')
+      this.counts.errors++
+      this.#failing.failed(error)
     }
   }
 }

@@ -9,6 +9,7 @@ import { kill, pid } from 'node:process'
 import type { Clock } from './base/clock.ts'
 import { messageOf } from './base/errors.ts'
 import type { Log } from './base/log.ts'
+import { Recurring } from './base/recurring.ts'
 import { backoffMs } from './store/connection.ts'
 import type { NodeFacts } from './store/store.ts'
 
@@ -32,7 +33,7 @@ export interface NodeNeeds {
       rescuesMax: number,
       sure: boolean,
       blames: boolean,
-    ): Promise<{ reopened: number; buried: number; gone: boolean } | null>
+    ): Promise<{ reopened: number; buried: number; gone: boolean; aside?: number } | null>
     leave(nodeId: number): Promise<boolean>
     nodesOf(machine: string): Promise<{ id: number; pid: number }[]>
   }
@@ -78,10 +79,12 @@ export class Node {
   #undelivered = 0
   /** What this process was before: it has not died of what that held. */
   readonly #former = new Set<number>()
+  readonly #failing: Recurring
   readonly counts = { beats: 0, missed: 0, fenced: 0, rescuedNodes: 0, rescuedJobs: 0, poisoned: 0 }
 
   constructor(needs: NodeNeeds, settings: NodeSettings) {
     this.#needs = needs
+    this.#failing = new Recurring(needs.clock, needs.log, 'node.rescue_failed')
     this.#settings = settings
   }
 
@@ -200,7 +203,7 @@ export class Node {
       this.#needs.onBeat()
       // after an outage everybody looks silent: give them the time that we would want
       if (silent.length > 0 && began - this.#steadySinceMs >= nodeLimitMs && (await this.#isDelivered()))
-        for (const other of silent) await this.#rescue(other, false, !this.#former.has(other))
+        for (const other of silent) await this.#rescueOther(other)
       return true
     } catch (error) {
       this.counts.missed++
@@ -243,6 +246,16 @@ export class Node {
     return true
   }
 
+  /** One node that cannot be rescued keeps nobody from rescuing the next, and says nothing about our own renewals. */
+  async #rescueOther(nodeId: number): Promise<void> {
+    try {
+      await this.#rescue(nodeId, false, !this.#former.has(nodeId))
+      this.#failing.succeeded()
+    } catch (error) {
+      this.#failing.failed(error, { node: nodeId })
+    }
+  }
+
   /** False: not, or not everything. */
   async #rescue(nodeId: number, sure: boolean, blames: boolean): Promise<boolean> {
     const { store, log } = this.#needs
@@ -253,6 +266,7 @@ export class Node {
     this.counts.poisoned += done.buried
     const facts = { node: nodeId, reopened: done.reopened, poisoned: done.buried }
     log[done.buried > 0 ? 'error' : 'warn'](facts, 'node.rescued')
+    if (done.aside !== undefined) log.error({ node: nodeId, jobs: done.aside, code: 'ROW_INVALID' }, 'rows.set_aside')
     if (done.reopened > 0) this.#needs.onRescued(done.reopened)
     return done.gone
   }

@@ -3,8 +3,8 @@
 // at a time do it. It never touches a job that has not ended, nor a dead letter, and nothing waits for it for long.
 
 import type { Clock } from './base/clock.ts'
-import { messageOf } from './base/errors.ts'
 import type { Log } from './base/log.ts'
+import { Recurring } from './base/recurring.ts'
 
 const FIRST_AFTER_MS = 60_000
 const EVERY_MS = 600_000
@@ -35,10 +35,12 @@ export class Retention {
   readonly #keepMs: number
   readonly #stop = new AbortController()
   #loop: Promise<void> | null = null
+  readonly #failing: Recurring
   readonly counts = { passes: 0, spans: 0, moved: 0, swept: 0, errors: 0 }
 
   constructor(needs: RetentionNeeds, { retentionMs }: { readonly retentionMs: number }) {
     this.#needs = needs
+    this.#failing = new Recurring(needs.clock, needs.log, 'retention.failed')
     this.#keepMs = retentionMs
   }
 
@@ -53,15 +55,16 @@ export class Retention {
   }
 
   async #run(): Promise<void> {
-    const { clock, log } = this.#needs
+    const { clock } = this.#needs
     const { signal } = this.#stop
     await clock.sleep(FIRST_AFTER_MS, signal)
     while (!signal.aborted) {
       try {
         await this.pass()
+        this.#failing.succeeded()
       } catch (error) {
         this.counts.errors++
-        if (!signal.aborted) log.warn({ error: messageOf(error) }, 'retention.failed')
+        if (!signal.aborted) this.#failing.failed(error)
       }
       await clock.sleep(EVERY_MS, signal)
     }

@@ -377,6 +377,7 @@ function rowOf(row: ScheduleRecord, now: number): ScheduleRow {
 function planned(row: ScheduleRecord, now: number): { error: string | null; nextAt: Date | null } {
   try {
     const plan = parseCron(row.cron as string, row.time_zone as string)
+    if (row.error !== null) return { error: row.error as string, nextAt: null } // an engine says so
     const nextMs = row.paused ? null : nextOf(row, plan, now)
     const isOver = nextMs === null || nextMs >= (msOf(row.ends_at) ?? Number.POSITIVE_INFINITY)
     return { error: null, nextAt: isOver ? null : new Date(nextMs) }

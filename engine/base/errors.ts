@@ -126,6 +126,12 @@ export const ERROR_CODES = {
     exit: 70,
     hint: 'The job was held by several nodes that died; it may be what kills them. Requeue it when that is mended.',
   },
+  ROW_INVALID: {
+    retry: false,
+    http: 500,
+    exit: 70,
+    hint: 'A row of this job, written by hand or by an older version, could not be processed; the reason names it. Requeue it when that is mended.',
+  },
   // the loop and what surrounds it
   INBOX_FULL: {
     retry: true,

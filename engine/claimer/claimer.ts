@@ -6,6 +6,7 @@
 import type { Clock } from '../base/clock.ts'
 import { EngineError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
+import { Recurring } from '../base/recurring.ts'
 import { backoffMs } from '../store/connection.ts'
 import type { ClaimedChunk, ClaimRequest, Position, Promoted } from '../store/types.ts'
 import { DueFloor } from './due-floor.ts'
@@ -90,7 +91,7 @@ export class Claimer {
   #pollAtMs = 0
   /** Something may be ready that has not been asked for yet. */
   #fresh = true
-  #failures = 0
+  readonly #failing: Recurring
   readonly #positions = new ClaimPositions()
   readonly #dueFloor = new DueFloor()
   #claimingAs = 0
@@ -99,6 +100,7 @@ export class Claimer {
 
   constructor(needs: ClaimerNeeds, settings: ClaimerSettings) {
     this.#needs = needs
+    this.#failing = new Recurring(needs.clock, needs.log, 'claim.failed')
     this.#settings = settings
   }
 
@@ -184,7 +186,7 @@ export class Claimer {
       let waitMs: number
       try {
         waitMs = await this.#pass()
-        this.#failures = 0
+        this.#failing.succeeded()
       } catch (error) {
         waitMs = this.#afterFailure(error)
       }
@@ -346,11 +348,12 @@ export class Claimer {
   }
 
   async #promote(): Promise<void> {
-    const { clock, store } = this.#needs
+    const { clock, log, store } = this.#needs
     this.#dueAtMs = Number.POSITIVE_INFINITY
     this.#aheadAtMs = Number.POSITIVE_INFINITY
     const from = this.#dueFloor.next(clock.steadyMs())
-    const { moved, queues, nextInMs, nowMs: atWallMs } = await store.promote(PROMOTE_JOBS, from)
+    const { moved, queues, nextInMs, nowMs: atWallMs, aside = 0 } = await store.promote(PROMOTE_JOBS, from)
+    if (aside > 0) log.error({ jobs: aside, code: 'ROW_INVALID' }, 'rows.set_aside')
     const tookMs = store.claimAnsweredInMs
     // its clock was read at its end
     this.#dueFloor.promoted(from, {
@@ -401,9 +404,9 @@ export class Claimer {
       this.#needs.onFenced(this.#claimingAs)
       return backoffMs(3)
     }
-    if (this.#failures++ === 0) this.#needs.log.warn({ error: String(error) }, 'claim.failed')
+    this.#failing.failed(error)
     this.#dueAtMs = Math.min(this.#dueAtMs, this.#needs.clock.steadyMs() + 1_000)
-    return backoffMs(this.#failures)
+    return backoffMs(this.#failing.failures)
   }
 
   #sleep(ms: number): Promise<void> {

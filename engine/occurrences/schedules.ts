@@ -635,6 +635,7 @@ export class Schedules {
   #entryOf(row: LoadedSchedule): Entry | null {
     const { log, store } = this.#needs
     try {
+      if (row.fault != null) throw new EngineError('ROW_INVALID', `the row of the schedule is not valid: ${row.fault}`)
       const plan = parseCron(row.cron, row.timeZone)
       if (row.error !== null) void store.noteError(row.id, row.revision, null).catch(() => {})
       return { ...row, plan }

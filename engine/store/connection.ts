@@ -7,6 +7,8 @@
 import pg from 'pg'
 import type { Clock } from '../base/clock.ts'
 import { EngineError, type ErrorCode, messageOf } from '../base/errors.ts'
+import { isDeeper } from '../base/json-text.ts'
+import { JSON_DEPTH_MAX } from '../base/limits.ts'
 import { adviceFor, INCOMPLETE_URL } from './advice.ts'
 
 export interface SessionOptions {
@@ -74,9 +76,23 @@ const TYPES = {
   getTypeParser(oid: number, format?: 'text' | 'binary') {
     // int8: ids and counts stay below 2^53, which the tables check
     if (oid === 20) return Number
+    // a row that was written by hand must not stop who reads it: what no Date tells is null, what is too deep stays text
+    if (oid === 1184 && format !== 'binary') return momentOf
+    if (oid === 114 && format !== 'binary') return jsonOf
     return format === 'binary' ? pg.types.getTypeParser(oid, 'binary') : pg.types.getTypeParser(oid, 'text')
   },
 } as pg.CustomTypesConfig
+
+const readMoment = pg.types.getTypeParser(1184, 'text')
+
+function momentOf(text: string): Date | null {
+  const moment: unknown = readMoment(text)
+  return moment instanceof Date && !Number.isNaN(moment.getTime()) ? moment : null
+}
+
+function jsonOf(text: string): unknown {
+  return isDeeper(text, JSON_DEPTH_MAX + 1) ? text : JSON.parse(text)
+}
 
 /** Where a URL leads, as far as it may be shown: `host:port/database`, as the driver understands it. */
 export function placeOf(url: string): string {

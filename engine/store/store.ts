@@ -653,14 +653,16 @@ export class Store {
       queues: number[] | null
       next_in_ms: number | null
       now_ms: number
+      aside: number
     }>({
       name: 'promote',
-      text: this.#sql('select moved, queues, next_in_ms, now_ms from millrace.promote($1, $2)'),
+      text: this.#sql('select moved, queues, next_in_ms, now_ms, aside from millrace.promote($1, $2)'),
       values: [limit, momentOf(fromMs)],
     })
     const row = rows[0]!
     this.time.note(sentMs, this.time.steadyMs(), row.now_ms)
-    return { moved: row.moved, queues: row.queues ?? [], nextInMs: row.next_in_ms, nowMs: row.now_ms }
+    const { moved, queues, next_in_ms: nextInMs, now_ms: nowMs, aside } = row
+    return { moved, queues: queues ?? [], nextInMs, nowMs, ...setAside(aside) }
   }
 
   // ------------------------------------------------------------------ nodes
@@ -689,12 +691,13 @@ export class Store {
   }
 
   /** Makes dead letters of jobs of up to so many chunks that wait although their time has passed. */
-  async expireDue(chunks: number): Promise<{ expired: number; more: boolean }> {
-    const [row] = await this.ask<{ expired: number; more: boolean }>(
-      'select expired, more from millrace.expire_due($1)',
+  async expireDue(chunks: number): Promise<{ expired: number; more: boolean; aside?: number }> {
+    const [row] = await this.ask<{ expired: number; more: boolean; aside: number }>(
+      'select expired, more, aside from millrace.expire_due($1)',
       [chunks],
     )
-    return row!
+    const { aside, ...done } = row!
+    return { ...done, ...setAside(aside) }
   }
 
   /** The jobs that this node is asked to end: never more than it holds. */
@@ -716,12 +719,19 @@ export class Store {
     rescuesMax: number,
     sure: boolean,
     blames = true,
-  ): Promise<{ reopened: number; buried: number; gone: boolean } | null> {
-    const rows = await this.session('beat').query<{ reopened: number; buried: number; gone: boolean }>({
-      text: this.#sql('select reopened, buried, gone from millrace.rescue($1, $2, $3, $4)'),
+  ): Promise<{ reopened: number; buried: number; gone: boolean; aside?: number } | null> {
+    const rows = await this.session('beat').query<{
+      reopened: number
+      buried: number
+      gone: boolean
+      aside: number
+    }>({
+      text: this.#sql('select reopened, buried, gone, aside from millrace.rescue($1, $2, $3, $4)'),
       values: [nodeId, rescuesMax, sure, blames],
     })
-    return rows[0] ?? null
+    if (rows.length === 0) return null
+    const { aside, ...done } = rows[0]!
+    return { ...done, ...setAside(aside) }
   }
 
   /** The leases of a node, a thousand at most, that are not among those it knows. Index: lease_node. */
@@ -820,6 +830,11 @@ const FEW_BYTES = 64 * 1024
 /** Leases with visible runs that are remembered one by one. */
 const VISIBLE_MAX = 10_000
 const NONE: ReadonlySet<number> = new Set()
+
+/** Said only where it happened, which is hardly ever. */
+function setAside(aside: number): { aside?: number } {
+  return aside === 0 ? {} : { aside }
+}
 
 function momentOf(wallMs: number | null): string {
   return wallMs === null ? '-infinity' : new Date(wallMs).toISOString()

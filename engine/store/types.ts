@@ -50,6 +50,8 @@ export interface Promoted {
   readonly nextInMs: number | null
   /** The database's wall time at its end. */
   readonly nowMs: number
+  /** Jobs whose rows cannot be moved: they are dead letters now, ROW_INVALID. */
+  readonly aside?: number
 }
 
 /** Nothing that this node could claim stands in this queue and rank up to this number, as far as it knows. */

@@ -530,7 +530,7 @@ begin
     return query select null::json, h.* from millrace.leased(v_lease, v_chunks, v_dues) h;
   end if;
   report := json_build_object(
-    'next', (select extract(epoch from s.run_at - clock_timestamp()) * 1000 from millrace.scheduled s where s.run_at > p_from order by s.run_at limit 1),
+    'next', (select extract(epoch from s.run_at - clock_timestamp()) * 1000 from millrace.scheduled s where s.run_at > p_from and s.run_at < 'infinity' order by s.run_at limit 1),
     'now', extract(epoch from clock_timestamp()) * 1000);
   return next;
 end $$;
@@ -705,17 +705,13 @@ begin
   return true;
 end $$;
 
--- Moves what is due from scheduled to where it belongs. Answers how much, and when the next one is due. Other nodes are
--- told, because who moves a job need not serve its queue, and who serves it may have looked a moment too early.
-create function millrace.promote(p_limit int, p_from timestamptz default '-infinity') returns table (moved int, queues int[], next_in_ms float8, now_ms float8) language plpgsql
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+-- Moves these rows from scheduled to where they belong. Answers how many, and their queues.
+create function millrace.promote_rows(p_rows tid[]) returns table (moved int, queues int[]) language plpgsql as $$
 #variable_conflict use_column
-declare v_moved int; v_queues int[];
 begin
+  return query
   with due as (
-    delete from millrace.scheduled s
-    where s.ctid = any (array(select d.ctid from millrace.scheduled d where d.run_at > p_from and d.run_at <= clock_timestamp() order by d.run_at limit p_limit for update skip locked))
-    returning s.*
+    delete from millrace.scheduled s where s.ctid = any (p_rows) returning s.*
   ), waits as (
     insert into millrace.blocked (job_id, rank, due_at, queue_id, task_id, bytes, attempt, run, rescues, group_key, group_limit)
     select first_id, rank, run_at, queue_id, task_id, bytes, attempt, run, rescues, group_key,
@@ -728,13 +724,48 @@ begin
       case when group_key is not null and not holds then 0 else count end, attempt, run, rescues, group_key
     from due order by run_at, first_id
   )
-  select count(*)::int, array_agg(distinct queue_id) into v_moved, v_queues from due;
+  select count(*)::int, array_agg(distinct queue_id) from due;
+end $$;
+
+-- Moves what is due from scheduled to where it belongs. Answers how much, when the next one is due, and how many jobs were
+-- set aside because their rows cannot be moved. Other nodes are told, because who moves a job need not serve its queue, and
+-- who serves it may have looked a moment too early. Index: scheduled_due.
+create function millrace.promote(p_limit int, p_from timestamptz default '-infinity')
+returns table (moved int, queues int[], next_in_ms float8, now_ms float8, aside int) language plpgsql
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+#variable_conflict use_column
+declare
+  v_rows tid[]; v_row tid;
+  v_moved int; v_queues int[];
+  v_one int; v_of int[];
+  v_aside int := 0;
+  v_state text; v_message text;
+begin
+  v_rows := array(select d.ctid from millrace.scheduled d where d.run_at > p_from and d.run_at <= clock_timestamp() order by d.run_at limit p_limit for update skip locked);
+  begin
+    select p.moved, p.queues into v_moved, v_queues from millrace.promote_rows(v_rows) p;
+  exception when data_exception or integrity_constraint_violation then
+    -- one of them cannot be moved: the others are, one by one; what is left is due still
+    v_moved := 0;
+    foreach v_row in array v_rows[1:500] loop
+      begin
+        select p.moved, p.queues into v_one, v_of from millrace.promote_rows(array[v_row]) p;
+        v_moved := v_moved + v_one;
+        v_queues := v_queues || v_of;
+      exception when data_exception or integrity_constraint_violation then
+        get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
+        v_aside := v_aside + millrace.set_scheduled_aside(array[v_row], v_state, v_message);
+      end;
+    end loop;
+  end;
+  v_rows := array(select d.ctid from millrace.scheduled d where d.run_at in ('infinity', '-infinity') limit 500 for update skip locked);
+  if cardinality(v_rows) > 0 then v_aside := v_aside + millrace.set_scheduled_aside(v_rows, '22008', 'it is due at no moment: run_at is infinite'); end if;
   if v_moved > 0 and (select count(*) from millrace.node) > 1 then
     perform pg_notify('millrace_@schema', 'q' || array_to_string(v_queues[1:500], ','));
   end if;
   return query select v_moved, v_queues,
-    (select extract(epoch from s.run_at - clock_timestamp())::float8 * 1000 from millrace.scheduled s where s.run_at > p_from order by s.run_at limit 1),
-    extract(epoch from clock_timestamp())::float8 * 1000;
+    (select extract(epoch from s.run_at - clock_timestamp())::float8 * 1000 from millrace.scheduled s where s.run_at > p_from and s.run_at < 'infinity' order by s.run_at limit 1),
+    extract(epoch from clock_timestamp())::float8 * 1000, v_aside;
 end $$;
 
 -- Names the tasks that a node has, with their options, once it has loaded them. A task's published options become this
@@ -809,18 +840,14 @@ begin
     coalesce(v_next <= 0, false), v_next;
 end $$;
 
--- Reopens leases of a node, minus what had committed, and deletes them. The caller has them locked, and the node's row
--- before them. p_held: the node had their jobs in its memory, so those of a first holder may have begun; otherwise only
--- those with a marker (a row in running) have. A job that had begun gets an attempt "lost" and its next run;
--- p_blames: the loss counts against it, and p_rescues_max of them make a dead letter (POISON). Jobs that had not begun
--- return to their place as they were; ones whose time has not come wait for it. Cancels that were asked for are carried out.
--- p_why: the attempt's message. Locks groups.
-create function millrace.reopen(p_node int, p_leases bigint[], p_rescues_max int, p_held boolean, p_blames boolean, p_why text)
-returns table (reopened int, buried int) language plpgsql
+-- Puts back what these leases of a node hold, and buries what has lost too many holders, as reopen() says. Answers how many
+-- go on, and which have ended; the leases stay.
+create function millrace.put_back(p_node int, p_leases bigint[], p_rescues_max int, p_held boolean, p_blames boolean, p_why text)
+returns table (reopened bigint, ended bigint[]) language plpgsql
 set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
-declare v_reopened int; v_ended bigint[];
 begin
+  return query
   with lost as materialized (
     select j.id, j.queue_id, j.task_id, j.payload_bytes, j.group_key, c.first_id as chunk_id, c.attempt, c.run, c.rescues, c.rank, c.seq,
       j.run_at, e.early, m.begun, p_blames and m.begun and c.rescues + 1 >= p_rescues_max and not exists (select from millrace.cancelling k where k.job_id = j.id) as ends
@@ -860,14 +887,55 @@ begin
     select b.first_id, b.run_at, b.rank, b.queue_id, b.task_id, b.bytes, b.count, b.attempt, b.run, b.rescues
     from back b where b.run_at is not null
   )
-  select count(*) filter (where not t.ends), coalesce(array_agg(t.id) filter (where t.ends), '{}') into v_reopened, v_ended from lost t;
+  select count(*) filter (where not t.ends), coalesce(array_agg(t.id) filter (where t.ends), '{}') from lost t;
+end $$;
+
+-- Reopens leases of a node, minus what had committed, and deletes them. The caller has them locked, and the node's row
+-- before them. p_held: the node had their jobs in its memory, so those of a first holder may have begun; otherwise only
+-- those with a marker (a row in running) have. A job that had begun gets an attempt "lost" and its next run;
+-- p_blames: the loss counts against it, and p_rescues_max of them make a dead letter (POISON). Jobs that had not begun
+-- return to their place as they were; ones whose time has not come wait for it. Cancels that were asked for are carried out.
+-- A job that cannot be put back is set aside, and keeps nobody else's job. p_why: the attempt's message. Locks groups.
+create function millrace.reopen(p_node int, p_leases bigint[], p_rescues_max int, p_held boolean, p_blames boolean, p_why text)
+returns table (reopened int, buried int, aside int) language plpgsql
+set enable_hashjoin = off set enable_mergejoin = off as $$
+#variable_conflict use_column
+declare
+  v_reopened int; v_ended bigint[];
+  h record;
+  v_one int; v_of bigint[];
+  v_aside int := 0;
+  v_state text; v_message text;
+begin
+  begin
+    select o.reopened, o.ended into v_reopened, v_ended from millrace.put_back(p_node, p_leases, p_rescues_max, p_held, p_blames, p_why) o;
+  exception when data_exception or integrity_constraint_violation then
+    -- one of these jobs cannot be put back: the others are, one by one
+    v_reopened := 0;
+    v_ended := '{}';
+    for h in
+      select l.id, row(c.first_id + n, 1, c.attempt, c.run, c.rescues, c.rank, c.seq)::millrace.chunk as chunk, c.first_id + n as job_id, c.attempt, c.run
+      from millrace.lease l cross join lateral unnest(l.chunks) c cross join lateral generate_series(0, c.count - 1) n where l.id = any (p_leases)
+    loop
+      begin
+        update millrace.lease l set chunks = array[h.chunk] where l.id = h.id;
+        select o.reopened, o.ended into v_one, v_of from millrace.put_back(p_node, array[h.id], p_rescues_max, p_held, p_blames, p_why) o;
+        v_reopened := v_reopened + v_one;
+        v_ended := v_ended || v_of;
+      exception when data_exception or integrity_constraint_violation then
+        get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
+        update millrace.lease l set chunks = '{}' where l.id = h.id; -- it stands there no more
+        v_aside := v_aside + millrace.set_aside(h.job_id, h.run, h.attempt, 'lease', v_state, v_message);
+      end;
+    end loop;
+  end;
   perform millrace.lock_groups(v_ended || array(select k.job_id from millrace.cancelling k where k.node_id = p_node));
   perform millrace.let_go(v_ended, v_ended, '{}');
   delete from millrace.running r where r.lease_id = any (p_leases);
   delete from millrace.completion x where x.lease_id = any (p_leases);
   delete from millrace.lease l where l.id = any (p_leases);
-  perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k where k.lease_id = any (p_leases);
-  return query select v_reopened, cardinality(v_ended);
+  perform millrace.end_wish(k.job_id, k.reason) from millrace.cancelling k where k.lease_id = any (p_leases);
+  return query select v_reopened, cardinality(v_ended), v_aside;
 end $$;
 
 -- Reopens everything that a dead node held, minus what had committed, and removes it: jobs first, node row last.
@@ -876,10 +944,10 @@ end $$;
 -- p_sure: the caller knows that the node is over. p_blames: that its process may have died of what it held; one that has
 -- only been silent for too long, and tells it himself, charges no job.
 -- Answers null when the node lives or somebody else is at it; gone is false when a lease had to be left for the next time.
-create function millrace.rescue(p_dead int, p_rescues_max int, p_sure boolean, p_blames boolean default true) returns table (reopened int, buried int, gone boolean) language plpgsql
+create function millrace.rescue(p_dead int, p_rescues_max int, p_sure boolean, p_blames boolean default true) returns table (reopened int, buried int, gone boolean, aside int) language plpgsql
 set enable_hashjoin = off set enable_mergejoin = off as $$
 #variable_conflict use_column
-declare v_reopened int; v_buried int; v_leases bigint[];
+declare v_reopened int; v_buried int; v_aside int; v_leases bigint[];
 begin
   perform from millrace.node n where n.id = p_dead and (p_sure or n.seen_at < clock_timestamp() - n.limit_ms * interval '1 ms') for update skip locked;
   if not found then
@@ -891,18 +959,18 @@ begin
   -- a lease of which a handler's own transaction is ending a job waits until that is over
   select coalesce(array_agg(x.id), '{}') into v_leases
   from (select l.id from millrace.lease l where l.node_id = p_dead order by l.id for update skip locked) x;
-  select o.reopened, o.buried into v_reopened, v_buried
+  select o.reopened, o.buried, o.aside into v_reopened, v_buried, v_aside
   from millrace.reopen(p_dead, v_leases, p_rescues_max, true, p_blames, 'node ' || p_dead || ' died or was silent for too long') o;
   if exists (select from millrace.lease l where l.node_id = p_dead) then
     perform millrace.end_sessions(p_dead);
-    if cardinality(v_leases) > 0 then return query select v_reopened, v_buried, false; end if;
+    if cardinality(v_leases) > 0 then return query select v_reopened, v_buried, false, v_aside; end if;
     return;
   end if;
-  perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k where k.node_id = p_dead; -- of what it had put back before
+  perform millrace.end_wish(k.job_id, k.reason) from millrace.cancelling k where k.node_id = p_dead; -- of what it had put back before
   delete from millrace.flushed f where f.node_id = p_dead;
   perform millrace.withdraw_tasks(p_dead);
   delete from millrace.node n where n.id = p_dead;
-  return query select v_reopened, v_buried, true;
+  return query select v_reopened, v_buried, true, v_aside;
 end $$;
 
 -- Reopens stray leases: leases of a live node that nothing in that node accounts for, because the answer of the claim was
@@ -931,7 +999,7 @@ begin
   if not found then return false; end if;
   if exists (select from millrace.lease l where l.node_id = p_node) then return false; end if;
   perform millrace.lock_groups(array(select k.job_id from millrace.cancelling k where k.node_id = p_node));
-  perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k where k.node_id = p_node; -- all over, as nothing is held
+  perform millrace.end_wish(k.job_id, k.reason) from millrace.cancelling k where k.node_id = p_node; -- all over, as nothing is held
   delete from millrace.flushed f where f.node_id = p_node;
   perform millrace.withdraw_tasks(p_node);
   delete from millrace.node n where n.id = p_node;
@@ -1035,7 +1103,7 @@ begin
       where l.id = k.lease_id and k.job_id >= c.first_id and k.job_id < c.first_id + c.count
         and not exists (select from millrace.attempt a where a.job_id = k.job_id and a.run >= c.run)));
   perform millrace.lock_groups(v_over);
-  perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k where k.job_id = any (v_over);
+  perform millrace.end_wish(k.job_id, k.reason) from millrace.cancelling k where k.job_id = any (v_over);
   return query select k.job_id, k.reason from millrace.cancelling k where k.node_id = p_node;
 end $$;
 

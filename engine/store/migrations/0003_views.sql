@@ -76,7 +76,7 @@ select q.name as queue, q.paused,
   coalesce(b.jobs, 0) - coalesce(b.turns, 0) as blocked,
   coalesce(d.jobs, 0) as dead,
   case when least(r.oldest, b.oldest) is not null
-    then greatest(0, extract(epoch from clock_timestamp() - least(r.oldest, b.oldest)) * 1000) end::float8 as oldest_waiting_ms
+    then greatest(0, (extract(epoch from clock_timestamp()) - extract(epoch from least(r.oldest, b.oldest))) * 1000) end::float8 as oldest_waiting_ms
 from millrace.queue q
 left join (select queue_id, sum(count)::bigint as jobs, min(due_at) as oldest from millrace.ready where count > 0 group by queue_id) r on r.queue_id = q.id
 left join (

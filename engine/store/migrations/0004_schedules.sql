@@ -389,7 +389,7 @@ begin
       options = w.options, starts_at = w.starts_at, ends_at = w.ends_at, jitter_ms = w.jitter_ms, overlap = w.overlap, catch_up = w.catch_up,
       catch_up_ms = w.catch_up_ms, source = p_source, paused = coalesce(w.paused, s.paused), changed = nextval('millrace.schedule_change'),
       revision = s.revision + v_moved::int, since = case when v_moved or (s.paused and w.paused = false) then v_now else s.since end,
-      error = case when v_moved then null else s.error end, updated_at = v_now
+      error = null, updated_at = v_now
     where x.id = w.id;
     v_touched := true;
     id := w.id; what := 'changed'; return next;

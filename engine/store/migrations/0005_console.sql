@@ -522,9 +522,10 @@ begin
   if jsonb_typeof(v_options) <> 'object' then raise exception 'options must be a JSON object' using errcode = 'MR400'; end if;
   select k into v_key from jsonb_object_keys(v_options) k where k <> all (array['priority', 'maxAttempts', 'timeoutMs', 'group', 'groupLimit', 'onRetry', 'ephemeral', 'meta']) limit 1;
   if found then raise exception 'options must be of priority, maxAttempts, timeoutMs, group, groupLimit, onRetry, ephemeral, meta, got %', left(v_key, 60) using errcode = 'MR400'; end if;
-  perform millrace.option_whole(v_options, 'priority', -100, 100), millrace.option_whole(v_options, 'maxAttempts', 1, 10000),
-    millrace.option_whole(v_options, 'timeoutMs', 0, 2147483647),
-    millrace.option_whole(v_options, 'groupLimit', 1, 1000);
+  v_options := millrace.option_whole(v_options, 'priority', -100, 100);
+  v_options := millrace.option_whole(v_options, 'maxAttempts', 1, 10000);
+  v_options := millrace.option_whole(v_options, 'timeoutMs', 0, 2147483647);
+  v_options := millrace.option_whole(v_options, 'groupLimit', 1, 1000);
   if v_options ? 'group' then
     if jsonb_typeof(v_options -> 'group') <> 'string' then raise exception 'options.group must be a string of 1 to 255 characters' using errcode = 'MR400'; end if;
     perform millrace.check_name('options.group', v_options ->> 'group');

@@ -30,25 +30,16 @@ begin
   if p_at is not null then insert into millrace.expiring (first_id, count, look_at) values (p_job, 1, p_at); end if;
 end $$;
 
--- Makes dead letters (TASK_EXPIRED) of what waits although its time has passed: of at most p_chunks chunks and about 10,000
--- jobs, by one session at a time. What somebody is just taking, and what is held, is looked at again later. Answers how many jobs ended, and whether
--- there is more to do at once. Index: expiring_look; then ready_pkey, scheduled_pkey, blocked_pkey.
-create function millrace.expire_due(p_chunks int) returns table (expired int, more boolean) language plpgsql
-set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+-- Ends what waits of these chunks, but for what somebody is just taking. Answers how many jobs ended.
+create function millrace.expire_chunks(p_chunks millrace.expiring[]) returns int language plpgsql as $$
 declare
   w millrace.expiring;
-  v_firsts bigint[] := '{}';
   v_gone millrace.chunk[];
   v_ended millrace.chunk[] := '{}';
-  v_jobs int := 0;
   v_keyed bigint[]; v_grouped bigint[];
   g record;
 begin
-  if not pg_try_advisory_xact_lock(hashtextextended('@schema expiry', 0)) then return query select 0, false; return; end if;
-  for w in select x.* from millrace.expiring x where x.look_at <= clock_timestamp() order by x.look_at limit p_chunks loop
-    exit when v_jobs >= 10000;
-    v_firsts := v_firsts || w.first_id;
-    v_jobs := v_jobs + w.count;
+  foreach w in array p_chunks loop
     -- places in this order, because jobs wander in it
     with gone as (
       delete from millrace.scheduled s where s.first_id = any (array(
@@ -69,8 +60,6 @@ begin
     ) select array_agg(row(x.first_id, x.count, x.attempt, x.run, x.rescues, x.rank, 0)::millrace.chunk) into v_gone from gone x;
     v_ended := v_ended || coalesce(v_gone, '{}');
   end loop;
-  if cardinality(v_firsts) = 0 then return query select 0, false; return; end if;
-
   if cardinality(v_ended) > 0 then
     with gone as materialized (
       select j.id, j.queue_id, j.task_id, j.key, j.group_key, c.run, c.attempt
@@ -96,6 +85,47 @@ begin
       perform pg_notify('millrace_@schema', 'q' || g.queue_id);
     end loop;
   end if;
+  return coalesce((select sum(c.count)::int from unnest(v_ended) c), 0);
+end $$;
+
+-- Makes dead letters (TASK_EXPIRED) of what waits although its time has passed: of at most p_chunks chunks and about 10,000
+-- jobs, by one session at a time. What somebody is just taking, and what is held, is looked at again later. Answers how
+-- many jobs ended, whether there is more to do at once, and how many were set aside because their rows cannot be ended so.
+-- Index: expiring_look; then ready_pkey, scheduled_pkey, blocked_pkey.
+create function millrace.expire_due(p_chunks int) returns table (expired int, more boolean, aside int) language plpgsql
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+declare
+  w millrace.expiring;
+  v_chunks millrace.expiring[] := '{}';
+  v_firsts bigint[];
+  v_jobs int := 0;
+  v_expired int;
+  v_aside int := 0;
+  v_state text; v_message text;
+begin
+  if not pg_try_advisory_xact_lock(hashtextextended('@schema expiry', 0)) then return query select 0, false, 0; return; end if;
+  for w in select x.* from millrace.expiring x where x.look_at <= clock_timestamp() order by x.look_at limit p_chunks loop
+    exit when v_jobs >= 10000;
+    v_chunks := v_chunks || w;
+    v_jobs := v_jobs + w.count;
+  end loop;
+  if cardinality(v_chunks) = 0 then return query select 0, false, 0; return; end if;
+
+  begin
+    v_expired := millrace.expire_chunks(v_chunks);
+  exception when data_exception or integrity_constraint_violation then
+    -- one of these jobs cannot be ended so: the other chunks are, one by one
+    v_expired := 0;
+    foreach w in array v_chunks loop
+      begin
+        v_expired := v_expired + millrace.expire_chunks(array[w]);
+      exception when data_exception or integrity_constraint_violation then
+        get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
+        v_aside := v_aside + millrace.set_waiting_aside(w.first_id, w.count, v_state, v_message);
+      end;
+    end loop;
+  end;
+  v_firsts := array(select c.first_id from unnest(v_chunks) c);
 
   -- by one snapshot: a job that moves stands in one place of it
   with held as materialized (
@@ -111,6 +141,5 @@ begin
     returning x.first_id
   )
   delete from millrace.expiring x where x.first_id = any (v_firsts) and not exists (select from later n where n.first_id = x.first_id);
-  return query select coalesce((select sum(c.count)::int from unnest(v_ended) c), 0),
-    exists (select from millrace.expiring x where x.look_at <= clock_timestamp());
+  return query select v_expired, exists (select from millrace.expiring x where x.look_at <= clock_timestamp()), v_aside;
 end $$;

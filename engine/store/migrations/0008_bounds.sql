@@ -1,6 +1,10 @@
 -- What SQL may hand in, judged as the API judges it: each function refuses with SQLSTATE MR400 and names the field and
 -- the rule. The numbers are those of engine/base/limits.ts, the dialect of cron is that of engine/schedule/cron.ts;
 -- test/sql-bounds.test.ts compares both sides.
+--
+-- And what becomes of a row that is wrong all the same, written by hand or by an older version: it never stops a sweep. The
+-- statement that cannot bear it is tried again for one job at a time, and the job that is to blame becomes a dead letter
+-- with the code ROW_INVALID, the place where it stood, and what PostgreSQL said.
 
 -- Refuses a name without characters, or with more than 255 as JavaScript counts them (beyond U+FFFF one counts twice).
 create function millrace.check_name(p_field text, p_name text) returns void language plpgsql immutable as $$
@@ -54,12 +58,15 @@ begin
   perform millrace.check_json(p_field, p_meta, 16384);
 end $$;
 
--- Refuses an option of a schedule that is there and no whole number of this range.
-create function millrace.option_whole(p_options jsonb, p_name text, p_min int, p_max int) returns void language plpgsql immutable as $$
+-- Refuses an option of a schedule that is there and no whole number of this range. Answers the options with the number as
+-- its digits alone, which 5.0 is not.
+create function millrace.option_whole(p_options jsonb, p_name text, p_min int, p_max int) returns jsonb language plpgsql immutable as $$
 begin
-  if not p_options ? p_name then return; end if;
+  if not p_options ? p_name then return p_options; end if;
   if jsonb_typeof(p_options -> p_name) = 'number' then
-    if (p_options ->> p_name)::numeric between p_min and p_max and (p_options ->> p_name)::numeric % 1 = 0 then return; end if;
+    if (p_options ->> p_name)::numeric between p_min and p_max and (p_options ->> p_name)::numeric % 1 = 0 then
+      return p_options || jsonb_build_object(p_name, (p_options ->> p_name)::numeric::int);
+    end if;
   end if;
   raise exception 'options.% must be a whole number from % to %, got %', p_name, p_min, p_max, left(p_options ->> p_name, 60) using errcode = 'MR400';
 end $$;
@@ -147,4 +154,91 @@ begin
     and not exists (select from unnest(v_days) d, unnest(v_months) m where d <= (array[31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])[m]) then
     raise exception 'cron must name a day that comes: the months have no day %', left(v_fields[4], 60) using errcode = 'MR400';
   end if;
+end $$;
+
+-- ------------------------------------------------------------------ what no statement can bear
+
+-- What is wrong with a schedule's row, so that the engine leaves it alone instead of failing with it and those that are due
+-- together with it; null: nothing that shows without reading its cron expression.
+create function millrace.schedule_fault(s millrace.schedule) returns text language sql immutable as $$
+  select case
+    when not isfinite(s.since) then 'since is infinite'
+    when s.starts_at not between '0001-01-01 00:00Z' and '10000-01-01 00:00Z' then 'starts_at is out of range'
+    when s.ends_at not between '0001-01-01 00:00Z' and '10000-01-01 00:00Z' then 'ends_at is out of range'
+    when not isfinite(s.last_scheduled_at) then 'last_scheduled_at is infinite'
+    when json_typeof(s.options) <> 'object' then 'options are no object'
+    when s.options ->> 'priority' !~ '^-?[0-9]{1,3}$' then 'options.priority is no whole number'
+    when (s.options ->> 'priority')::int not between -100 and 100 then 'options.priority is out of range'
+    when s.options ->> 'maxAttempts' !~ '^[0-9]{1,5}$' then 'options.maxAttempts is no whole number'
+    when (s.options ->> 'maxAttempts')::int not between 1 and 10000 then 'options.maxAttempts is out of range'
+    when s.options ->> 'timeoutMs' !~ '^[0-9]{1,10}$' then 'options.timeoutMs is no whole number'
+    when (s.options ->> 'timeoutMs')::bigint > 2147483647 then 'options.timeoutMs is out of range'
+    when s.options ->> 'groupLimit' !~ '^[0-9]{1,4}$' then 'options.groupLimit is no whole number'
+    when (s.options ->> 'groupLimit')::int not between 1 and 1000 then 'options.groupLimit is out of range'
+    when s.options ->> 'ephemeral' not in ('true', 'false') then 'options.ephemeral is neither true nor false'
+    when json_typeof(s.options -> 'meta') <> 'object' then 'options.meta is no object'
+    when s.jitter_ms not between 0 and 3600000 or s.catch_up_ms not between 0 and 604800000 then 'jitter_ms or catch_up_ms is out of range'
+    when s.overlap not in ('allow', 'skip', 'queue') or s.catch_up not in ('none', 'one', 'all') then 'overlap or catch_up is no known word'
+  end
+$$;
+
+-- Buries a job whose row was just taken out of its place, because nothing else can be done with it. One that stands
+-- elsewhere too, has ended, or has no row of its own in job, has lost a row too many and nothing else. Answers 1.
+create function millrace.set_aside(p_job bigint, p_run int, p_attempt int, p_place text, p_state text, p_message text) returns int language plpgsql as $$
+begin
+  if millrace.place_of(p_job) is null and not exists (select from millrace.attempt a where a.job_id = p_job and a.outcome in ('c', 'x')) then
+    insert into millrace.dead (job_id, queue_id, task_id, attempts, run, code, reason)
+    select j.id, j.queue_id, j.task_id, greatest(0, least(p_attempt, 32767) - 1),
+      greatest(p_run, (select max(a.run) from millrace.attempt a where a.job_id = j.id), 1), 'ROW_INVALID',
+      json_build_object('code', 'ROW_INVALID', 'type', 'EngineError', 'message',
+        'its row in ' || p_place || ' cannot be processed: ' || p_message, 'sqlState', p_state, 'place', p_place, 'run', p_run, 'attempt', p_attempt)
+    from millrace.job j where j.id = p_job
+    on conflict (job_id) do nothing;
+    if found then perform millrace.let_go(array[p_job], array[p_job], '{}'); end if;
+  end if;
+  return 1;
+end $$;
+
+-- The same for rows of scheduled. Answers how many jobs.
+create function millrace.set_scheduled_aside(p_rows tid[], p_state text, p_message text) returns int language plpgsql as $$
+declare s millrace.scheduled; v_jobs int := 0;
+begin
+  for s in delete from millrace.scheduled x where x.ctid = any (p_rows) returning x.* loop
+    for i in 0 .. s.count - 1 loop
+      v_jobs := v_jobs + millrace.set_aside(s.first_id + i, s.run, s.attempt, 'scheduled', p_state, p_message);
+    end loop;
+  end loop;
+  return v_jobs;
+end $$;
+
+-- The same for everything that waits of a chunk. Answers how many jobs.
+create function millrace.set_waiting_aside(p_first bigint, p_count int, p_state text, p_message text) returns int language plpgsql as $$
+declare r millrace.ready; b millrace.blocked; v_jobs int;
+begin
+  v_jobs := millrace.set_scheduled_aside(array(select x.ctid from millrace.scheduled x where x.first_id >= p_first and x.first_id < p_first + p_count
+    for update skip locked), p_state, p_message);
+  for b in delete from millrace.blocked x where x.ctid = any (array(select y.ctid from millrace.blocked y where y.job_id >= p_first and y.job_id < p_first + p_count
+    for update skip locked)) returning x.*
+  loop
+    v_jobs := v_jobs + millrace.set_aside(b.job_id, b.run, b.attempt, 'blocked', p_state, p_message);
+  end loop;
+  for r in delete from millrace.ready x where x.ctid = any (array(select y.ctid from millrace.ready y where y.first_id >= p_first and y.first_id < p_first + p_count
+    for update skip locked)) returning x.*
+  loop
+    for i in 0 .. r.count - 1 loop
+      v_jobs := v_jobs + millrace.set_aside(r.first_id + i, r.run, r.attempt, 'ready', p_state, p_message);
+    end loop;
+  end loop;
+  return v_jobs;
+end $$;
+
+-- Ends a job as somebody wished whose holder has put it back. A wish that cannot be fulfilled goes, and its job is set aside.
+create function millrace.end_wish(p_job bigint, p_reason text) returns void language plpgsql as $$
+declare v_state text; v_message text;
+begin
+  perform millrace.cancel(p_job, p_reason);
+exception when data_exception or integrity_constraint_violation then
+  get stacked diagnostics v_state = returned_sqlstate, v_message = message_text;
+  delete from millrace.cancelling k where k.job_id = p_job;
+  perform millrace.set_waiting_aside(p_job, 1, v_state, v_message);
 end $$;

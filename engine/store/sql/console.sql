@@ -21,7 +21,7 @@ select q.name as queue, q.paused,
   (r.jobs + b.turns)::float8 as available, l.jobs::float8 as in_flight, s.first::float8 as scheduled, s.again::float8 as retrying,
   (b.jobs - b.turns)::float8 as blocked, d.jobs::float8 as dead,
   case when least(r.oldest, b.oldest) is not null
-    then greatest(0, extract(epoch from clock_timestamp() - least(r.oldest, b.oldest)) * 1000) end::float8 as oldest_waiting_ms
+    then greatest(0, (extract(epoch from clock_timestamp()) - extract(epoch from least(r.oldest, b.oldest))) * 1000) end::float8 as oldest_waiting_ms
 from millrace.queue q
 cross join lateral (select coalesce(sum(x.count), 0) as jobs, min(x.due_at) as oldest from millrace.ready x where x.queue_id = q.id and x.count > 0) r
 cross join lateral (
@@ -154,6 +154,20 @@ select current_setting('server_version') as version, current_setting('server_ver
 -- The oldest transaction of anybody: it keeps dead rows from being cleaned up.
 select coalesce(extract(epoch from max(clock_timestamp() - coalesce(xact_start, clock_timestamp()))), 0)::float8 as age_s
 from pg_stat_activity where pid <> pg_backend_pid() and backend_type = 'client backend';
+
+-- name: doctor_sweeps
+-- What should have been done by a node that runs, and was not: by how many seconds, null: it was. Jobs that are due are
+-- moved whatever their queue is, so a minute is long. Index: scheduled_due, expiring_look.
+select (select count(*) from millrace.node n where n.seen_at >= w.now - n.limit_ms * interval '1 ms')::int as live,
+  (select extract(epoch from w.now) - extract(epoch from s.run_at) from millrace.scheduled s where s.run_at < w.now - interval '1 minute' order by s.run_at limit 1)::float8 as due_late_s,
+  (select extract(epoch from w.now) - extract(epoch from x.look_at) from millrace.expiring x where x.look_at < w.now - interval '1 minute' order by x.look_at limit 1)::float8 as expiry_late_s,
+  (select extract(epoch from w.now) - extract(epoch from min(n.seen_at)) from millrace.node n where n.seen_at < w.now - (5 * n.limit_ms + 60000) * interval '1 ms')::float8 as silent_s,
+  (select count(*) from millrace.dead d where d.code = 'ROW_INVALID')::int as invalid
+from (select clock_timestamp() as now) w;
+
+-- name: doctor_schedules
+-- Schedules without due times, because something is wrong with them. A few are enough to begin with.
+select s.id, s.error from millrace.schedule s where s.error is not null and not s.paused order by s.id limit 10;
 
 -- name: doctor_tables
 -- Live and dead rows of the tables that change all the time, the most dead rows first.

@@ -592,8 +592,16 @@ async function examine(
         'bad',
         `a node runs and does not get on with them: look for ${event} in its log`,
       )
-  for (const { id, error } of await ask('doctor_schedules'))
-    say(`schedule ${id}`, String(error), 'bad', 'it has no due times until it is mended; the others go on')
+  for (const { id, error, last_error: lastError } of await ask('doctor_schedules'))
+    if (error !== null)
+      say(`schedule ${id}`, String(error), 'bad', 'it has no due times until it is mended; the others go on')
+    else
+      say(
+        `schedule ${id}`,
+        String(lastError),
+        'warn',
+        'its last occurrence could not be enqueued; the next one is tried',
+      )
   if ((sweeps.invalid as number) > 0)
     say(
       'rows set aside',

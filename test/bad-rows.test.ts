@@ -229,19 +229,21 @@ test('a schedule whose row is not valid is named and left out, and those that ar
     }
     await query(`select millrace.put_schedule('good', 'echo', '* * * * * *')`)
     await query(
-      `select millrace.put_schedule(id, 'echo', '* * * * * *') from unnest(array['options', 'zone', 'cron']) id`,
+      `select millrace.put_schedule(id, 'echo', '* * * * * *') from unnest(array['options', 'zone', 'cron', 'since']) id`,
     )
     await query(`update millrace.schedule set options = '{"timeoutMs": "soon"}' where id = 'options'`)
     await query(`update millrace.schedule set time_zone = 'Mars/Base' where id = 'zone'`)
     await query(`update millrace.schedule set cron = '61 99 * * *' where id = 'cron'`)
+    await query('alter table millrace.schedule drop constraint schedule_check3')
+    await query(`update millrace.schedule set since = 'infinity', last_scheduled_at = 'infinity' where id = 'since'`)
     const one = await engine({ log: log as never })
     await until('the good one has run twice', async () => (await client.schedules.history('good')).length >= 2)
     const list = await client.schedules.list()
     assert.deepEqual(
       list.filter(({ error }) => error !== null).map(({ id }) => id),
-      ['cron', 'options', 'zone'],
+      ['cron', 'since', 'zone'],
     )
-    for (const id of ['cron', 'options', 'zone']) {
+    for (const id of ['cron', 'since', 'zone']) {
       assert.ok(
         errors.some((line) => line.startsWith('schedule.invalid') && line.includes(`"${id}"`)),
         id,
@@ -251,6 +253,15 @@ test('a schedule whose row is not valid is named and left out, and those that ar
       )
       assert.deepEqual(await client.schedules.history(id), [])
     }
+    const options = (await client.schedules.get('options'))!
+    assert.deepEqual([options.error, options.lastOutcome], [null, 'failed'])
+    assert.ok(
+      (await client.console.doctor()).some(({ check, verdict }) => check === 'schedule options' && verdict === 'warn'),
+    )
+    await query(`update millrace.schedule set since = now(), last_scheduled_at = now()`)
+    await query(
+      `alter table millrace.schedule add constraint schedule_check3 check (isfinite(since) and isfinite(last_scheduled_at) and isfinite(last_decided_at))`,
+    )
     await client.schedules.delete('good')
     await one.drain()
   })

@@ -11,7 +11,7 @@
 // cases it waits for its time in `scheduled`.
 
 import type { Clock } from '../base/clock.ts'
-import { messageOf } from '../base/errors.ts'
+import { codeOf, messageOf } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import { backoffMs, isRetryable } from '../store/connection.ts'
 import type { Made, Prepared } from '../store/schedule-store.ts'
@@ -207,28 +207,37 @@ export class Early {
   }
 
   async #prepare(batch: Batch, mine: readonly (readonly [string, Entry])[]): Promise<void> {
+    for (let from = 0; from < mine.length; from += PREPARE_ITEMS_MAX)
+      if (!(await this.#make(batch, mine.slice(from, from + PREPARE_ITEMS_MAX)))) return
+  }
+
+  /** False: this node is over. */
+  async #make(batch: Batch, some: readonly (readonly [string, Entry])[]): Promise<boolean> {
     const { jobs, runs, store, taking } = this.#needs
-    for (let from = 0; from < mine.length; from += PREPARE_ITEMS_MAX) {
-      const some = mine.slice(from, from + PREPARE_ITEMS_MAX)
-      const items = some.map(([, entry]) => ({
-        scheduleId: entry.id,
-        scheduledAtMs: batch.atMs,
-        revision: entry.revision,
-      }))
-      const made = await taking(() => store.prepare(batch.nodeId, items))
-      // the first answer's number: what changed between two of them is asked about too
-      if (from === 0) batch.change = made.change
-      for (const n of made.taken) batch.taken.add(some[n]![0])
-      if (made.chunks.length > 0 && !jobs.hold(made.chunks, batch.nodeId)) return
-      batch.chunks.push(...made.chunks)
-      for (const [n, jobId] of made.jobs) {
-        this.counts.prepared++
-        const [runId] = some[n]!
-        batch.jobs.set(runId, jobId)
-        if (batch.cancelled.has(runId)) jobs.cancel(jobId, 'cancelled in PreRun')
-        else runs.bindRun(runId, jobId)
-      }
+    const items = some.map(([, { id, revision }]) => ({ scheduleId: id, scheduledAtMs: batch.atMs, revision }))
+    const made = await taking(() => store.prepare(batch.nodeId, items)).catch((error: unknown) => {
+      if (isRetryable(error) || codeOf(error) === 'NODE_FENCED') throw error
+      return null
+    })
+    if (made === null) {
+      // one of them is refused: it alone is left for its time, when its schedule is told why
+      if (some.length === 1) return true
+      const half = some.length >> 1
+      return (await this.#make(batch, some.slice(0, half))) && (await this.#make(batch, some.slice(half)))
     }
+    // the first answer's number: what changed between two of them is asked about too
+    if (batch.change === 0) batch.change = made.change
+    for (const n of made.taken) batch.taken.add(some[n]![0])
+    if (made.chunks.length > 0 && !jobs.hold(made.chunks, batch.nodeId)) return false
+    batch.chunks.push(...made.chunks)
+    for (const [n, jobId] of made.jobs) {
+      this.counts.prepared++
+      const [runId] = some[n]!
+      batch.jobs.set(runId, jobId)
+      if (batch.cancelled.has(runId)) jobs.cancel(jobId, 'cancelled in PreRun')
+      else runs.bindRun(runId, jobId)
+    }
+    return true
   }
 
   async #ask(batch: Batch): Promise<Answer> {

@@ -1,5 +1,6 @@
 // A schedule that has due times, as this node keeps it, and the pure questions about its due times.
 
+import { EngineError } from '../base/errors.ts'
 import type { CronPlan } from '../schedule/cron.ts'
 import { nextAfter, occurrencesBetween } from '../schedule/occurrences.ts'
 import { generateRunId } from '../schedule/run-id.ts'
@@ -9,6 +10,16 @@ import type { LoadedSchedule } from '../store/schedule-store.ts'
 export interface Entry extends Omit<LoadedSchedule, 'error'> {
   readonly plan: CronPlan
 }
+
+/** Of a row that was written by hand: no walk over due times ends at a moment that no clock tells. @throws EngineError ROW_INVALID */
+export function checkMoments({ sinceMs, startsMs, endsMs, lastScheduledMs }: LoadedSchedule): void {
+  for (const [name, ms] of Object.entries({ sinceMs, startsMs, endsMs, lastScheduledMs }))
+    if (ms !== null && !(Math.abs(ms) <= MOMENT_MS_MAX))
+      throw new EngineError('ROW_INVALID', `${name} of the schedule's row is no moment of the years 1 to 9999`)
+}
+
+/** The end of the year 9999. */
+const MOMENT_MS_MAX = 253_402_300_800_000
 
 /** Is this a due time that somebody shall decide? */
 export function counts(entry: Entry, dueMs: number): boolean {

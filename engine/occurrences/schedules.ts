@@ -21,7 +21,7 @@ import { backoffMs, isRetryable } from '../store/connection.ts'
 import type { DatabaseTime } from '../store/database-time.ts'
 import type { Fired, FireItem, LoadedSchedule } from '../store/schedule-store.ts'
 import { Early, type EarlyEnd, type EarlyNeeds } from './early.ts'
-import { counts, type Entry, isDueAt, jitterOf, newest } from './entry.ts'
+import { checkMoments, counts, type Entry, isDueAt, jitterOf, newest } from './entry.ts'
 
 /** Occurrences that one statement decides: the first jobs can run while the next are made. */
 const FIRE_ITEMS_MAX = 200
@@ -635,7 +635,7 @@ export class Schedules {
   #entryOf(row: LoadedSchedule): Entry | null {
     const { log, store } = this.#needs
     try {
-      if (row.fault != null) throw new EngineError('ROW_INVALID', `the row of the schedule is not valid: ${row.fault}`)
+      checkMoments(row)
       const plan = parseCron(row.cron, row.timeZone)
       if (row.error !== null) void store.noteError(row.id, row.revision, null).catch(() => {})
       return { ...row, plan }

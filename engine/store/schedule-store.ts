@@ -26,8 +26,6 @@ export interface LoadedSchedule {
   readonly overlap: 'allow' | 'skip' | 'queue'
   readonly catchUp: 'none' | 'one' | 'all'
   readonly catchUpMs: number
-  /** What is wrong with its row, whatever its cron expression says. */
-  readonly fault?: string | null
   /** As it is noted in the database. */
   readonly error: string | null
   readonly lastScheduledMs: number | null
@@ -138,7 +136,6 @@ export class ScheduleStore {
       overlap: row.overlap,
       catchUp: row.catch_up,
       catchUpMs: row.catch_up_ms,
-      fault: row.fault,
       error: row.error,
       lastScheduledMs: row.last_scheduled_ms,
     }))
@@ -318,7 +315,6 @@ interface LoadRow {
   overlap: LoadedSchedule['overlap']
   catch_up: LoadedSchedule['catchUp']
   catch_up_ms: number
-  fault: string | null
   error: string | null
   last_scheduled_ms: number | null
 }

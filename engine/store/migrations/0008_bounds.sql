@@ -158,30 +158,6 @@ end $$;
 
 -- ------------------------------------------------------------------ what no statement can bear
 
--- What is wrong with a schedule's row, so that the engine leaves it alone instead of failing with it and those that are due
--- together with it; null: nothing that shows without reading its cron expression.
-create function millrace.schedule_fault(s millrace.schedule) returns text language sql immutable as $$
-  select case
-    when not isfinite(s.since) then 'since is infinite'
-    when s.starts_at not between '0001-01-01 00:00Z' and '10000-01-01 00:00Z' then 'starts_at is out of range'
-    when s.ends_at not between '0001-01-01 00:00Z' and '10000-01-01 00:00Z' then 'ends_at is out of range'
-    when not isfinite(s.last_scheduled_at) then 'last_scheduled_at is infinite'
-    when json_typeof(s.options) <> 'object' then 'options are no object'
-    when s.options ->> 'priority' !~ '^-?[0-9]{1,3}$' then 'options.priority is no whole number'
-    when (s.options ->> 'priority')::int not between -100 and 100 then 'options.priority is out of range'
-    when s.options ->> 'maxAttempts' !~ '^[0-9]{1,5}$' then 'options.maxAttempts is no whole number'
-    when (s.options ->> 'maxAttempts')::int not between 1 and 10000 then 'options.maxAttempts is out of range'
-    when s.options ->> 'timeoutMs' !~ '^[0-9]{1,10}$' then 'options.timeoutMs is no whole number'
-    when (s.options ->> 'timeoutMs')::bigint > 2147483647 then 'options.timeoutMs is out of range'
-    when s.options ->> 'groupLimit' !~ '^[0-9]{1,4}$' then 'options.groupLimit is no whole number'
-    when (s.options ->> 'groupLimit')::int not between 1 and 1000 then 'options.groupLimit is out of range'
-    when s.options ->> 'ephemeral' not in ('true', 'false') then 'options.ephemeral is neither true nor false'
-    when json_typeof(s.options -> 'meta') <> 'object' then 'options.meta is no object'
-    when s.jitter_ms not between 0 and 3600000 or s.catch_up_ms not between 0 and 604800000 then 'jitter_ms or catch_up_ms is out of range'
-    when s.overlap not in ('allow', 'skip', 'queue') or s.catch_up not in ('none', 'one', 'all') then 'overlap or catch_up is no known word'
-  end
-$$;
-
 -- Buries a job whose row was just taken out of its place, because nothing else can be done with it. One that stands
 -- elsewhere too, has ended, or has no row of its own in job, has lost a row too many and nothing else. Answers 1.
 create function millrace.set_aside(p_job bigint, p_run int, p_attempt int, p_place text, p_state text, p_message text) returns int language plpgsql as $$

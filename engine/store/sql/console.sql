@@ -166,8 +166,10 @@ select (select count(*) from millrace.node n where n.seen_at >= w.now - n.limit_
 from (select clock_timestamp() as now) w;
 
 -- name: doctor_schedules
--- Schedules without due times, because something is wrong with them. A few are enough to begin with.
-select s.id, s.error from millrace.schedule s where s.error is not null and not s.paused order by s.id limit 10;
+-- Schedules without due times, because something is wrong with them, and those whose last occurrence could not be
+-- enqueued. A few are enough to begin with.
+select s.id, s.error, s.last_error from millrace.schedule s
+where (s.error is not null or s.last_outcome = 'failed') and not s.paused order by s.id limit 10;
 
 -- name: doctor_tables
 -- Live and dead rows of the tables that change all the time, the most dead rows first.

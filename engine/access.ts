@@ -61,7 +61,12 @@ export class Access {
     return this.#store
   }
 
-  /** Connects once: starts the embedded server when no database is given, and brings the schema up. */
+  /** Whether opening brings the schema up; otherwise it must be there. */
+  protected get migrates(): boolean {
+    return false
+  }
+
+  /** Connects once: starts the embedded server when no database is given, and brings the schema up if this one may. */
   protected readonly open = once(() => this.#open())
 
   /** The same, and goes on trying for so long while PostgreSQL is not up. @throws EngineError as open, or STOPPING */
@@ -85,7 +90,7 @@ export class Access {
     const store = await this.#connect()
     this.#opening = store
     try {
-      if (this.settings.migrate) await store.migrate()
+      if (this.migrates) await store.migrate()
       else await store.checkVersion()
     } catch (error) {
       await store.close()
@@ -283,6 +288,7 @@ function lateConsole(open: () => Promise<Omit<Console, 'schedules'>>, schedules:
     cancel: async (id, reason) => (await get()).cancel(id, reason),
     doctor: async () => (await get()).doctor(),
     migrations: async (dryRun) => (await get()).migrations(dryRun),
+    grants: async (role, kind) => (await get()).grants(role, kind),
   }
 }
 

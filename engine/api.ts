@@ -219,7 +219,15 @@ export interface Console<Tasks = Registry> {
   cancel(id: number, reason?: string): Promise<'cancelled' | 'signalled' | 'finished' | 'unknown'>
   doctor(): Promise<DoctorRow[]>
   migrations(dryRun: boolean): Promise<MigrationReport>
+  /**
+   * The SQL that gives a role of the database the rights of an engine, of a producer (enqueues and nothing else) or of a
+   * reader; for the owner of the schema to run. `select millrace.grant_producer('web')` runs it at once.
+   * @throws EngineError VALIDATION when there is no such role or kind
+   */
+  grants(role: string, kind: RoleKind): Promise<string[]>
 }
+
+export type RoleKind = 'engine' | 'producer' | 'reader'
 
 export interface QueueVerbs {
   /** Every queue that was ever named, sorted; its jobs may be gone. */

@@ -8,7 +8,7 @@ import type { TaskDefinition } from './base/task.ts'
 import type { Settings } from './config/settings.ts'
 import type { TaskDefaults } from './enqueuer/options.ts'
 
-export interface ClientOptions extends Partial<Omit<Settings, 'tasks'>> {
+export interface ClientOptions extends Partial<Omit<Settings, 'tasks' | 'migrate'>> {
   /**
    * Definitions of tasks, for their names and types. Not needed for their options: what running nodes have published counts
    * here too. Those of a definition that is given here count before them.
@@ -21,6 +21,8 @@ export interface ClientOptions extends Partial<Omit<Settings, 'tasks'>> {
 /**
  * Enqueues and looks, without threads: for web servers and scripts. Connects when first used; as in createEngine the
  * environment is not read, but for NODE_ENV. An enqueue waits for a database that is not up yet, for `enqueueTimeoutMs`.
+ * It makes no tables by itself: an engine that starts does, `millrace migrate`, or `migrate()`; before that every call fails
+ * with SCHEMA_MISSING.
  */
 export function createClient<const Tasks extends readonly TaskDefinition<string, never, unknown>[]>(
   options: ClientOptions & { readonly tasks: Tasks },

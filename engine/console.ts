@@ -239,6 +239,13 @@ export function openConsole(store: Store, nodeVersion: string): Omit<Console, 's
     doctor: () => examine(store, ask, unserved, nodeVersion),
 
     migrations: (dryRun) => store.migrate(dryRun),
+
+    async grants(role, kind) {
+      for (const [field, value] of Object.entries({ role, kind }))
+        if (typeof value !== 'string' || value === '' || value.includes('\0'))
+          throw new EngineError('VALIDATION', `${field} must be a name, got ${shown(value)}`, { field })
+      return (await ask<{ grant: string }>('grants', [kind, role])).map(({ grant }) => `${grant};`)
+    },
   }
 }
 

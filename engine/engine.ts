@@ -145,6 +145,10 @@ class MillraceEngine extends Access {
     })
   }
 
+  protected override get migrates(): boolean {
+    return this.settings.migrate
+  }
+
   get broken(): Catalog['broken'] {
     return this.#catalog.broken
   }

@@ -26,6 +26,7 @@ export type {
   Requeued,
   RequeueFilter,
   RequeueOptions,
+  RoleKind,
   ScheduleChange,
   ScheduleDefinition,
   ScheduleFilter,

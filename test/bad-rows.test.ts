@@ -208,7 +208,7 @@ test('lists, explain and doctor read what no Date tells and what is nested too d
     ['promotions', 'expiries', 'rescues', 'schedule s', 'rows set aside'],
   )
   assert.match(bad[0]!.value, /^behind by 3\d\d\d s$/)
-  const client = createClient({ database: it.db.url, schema: it.db.schema, migrate: false })
+  const client = createClient({ database: it.db.url, schema: it.db.schema })
   try {
     const [schedule] = await client.schedules.list()
     assert.match(String(schedule!.error), /out of range/)

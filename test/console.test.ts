@@ -261,7 +261,7 @@ test('nodes and doctor say who is there and how the server is set', async () => 
 
 test('a client without a schema says that it is missing', async () => {
   await withEngines(async ({ another, schema }) => {
-    const client = another({ schema: `${schema}_none`, migrate: false })
+    const client = another({ schema: `${schema}_none` })
     assert.equal(await codeFrom(() => client.console.queues()), 'SCHEMA_MISSING')
     assert.equal(await codeFrom(() => client.enqueue('mail', 1)), 'SCHEMA_MISSING')
   })

@@ -278,6 +278,7 @@ async function withClient(run: (client: Client, db: TestDatabase) => Promise<voi
   const db = await openTestDatabase()
   const client = createClient({ database: db.url, schema: db.schema })
   try {
+    await client.migrate()
     await run(client, db)
   } finally {
     await client.close()

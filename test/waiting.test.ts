@@ -142,9 +142,7 @@ test(
 
       await server.query(`create role few superuser login password 'x' connection limit 0`)
       await server.query(`alter role few nosuperuser`)
-      await server.query(`grant all on schema millrace to few`)
-      await server.query(`grant all on all tables in schema millrace to few`)
-      await server.query(`grant all on all sequences in schema millrace to few`)
+      await server.query(`select millrace.grant_engine('few')`)
       const url = new URL(server.url)
       url.username = 'few'
       url.password = 'x'
@@ -154,7 +152,7 @@ test(
       ] as const) {
         await server.query(`alter role few connection limit ${limit}`)
         const lines = new FakeLog()
-        const poor = createClient({ database: url.href, log: lines, migrate: false })
+        const poor = createClient({ database: url.href, log: lines })
         let isOver = false
         const written = poor.enqueue('post', jobs).finally(() => {
           isOver = true

@@ -182,7 +182,12 @@ export const ERROR_CODES = {
     exit: 70,
     hint: 'PostgreSQL refused a statement; details.sqlState names the reason.',
   },
-  SCHEMA_MISSING: { retry: false, http: 503, exit: 78, hint: 'Run `millrace migrate`.' },
+  SCHEMA_MISSING: {
+    retry: false,
+    http: 503,
+    exit: 78,
+    hint: 'Run `millrace migrate`; an engine that starts does so too, a client and the other commands do not.',
+  },
   SCHEMA_NEWER: {
     retry: false,
     http: 503,

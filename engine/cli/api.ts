@@ -20,6 +20,7 @@ export type {
   RequeueFilter,
   RequeueOptions,
   ResultFilter,
+  RoleKind,
   ScheduleChange,
   ScheduleDefinition,
   ScheduleFilter,

@@ -11,7 +11,7 @@ const SAID = {
 } as const
 
 export async function cancel(cli: Cli, id: number): Promise<void> {
-  const outcome = await withClient(cli, 'nothing', (client) => client.console.cancel(id))
+  const outcome = await withClient(cli, (client) => client.console.cancel(id))
   if (outcome === 'unknown') throw new EngineError('JOB_NOT_FOUND', `there is no job ${id}`, { id })
   if (cli.terminal.json) cli.terminal.record({ id, outcome })
   else {

@@ -35,18 +35,10 @@ export interface Signals {
   take(): { first: Promise<string>; second: Promise<string>; release(): void }
 }
 
-/**
- * Opens a client, lets `use` work with it, and closes it whatever happens. `changes` says whether the command may
- * bring the schema up to date: what only looks leaves everything as it is.
- */
-export async function withClient<T>(
-  cli: Cli,
-  changes: 'schema' | 'nothing',
-  use: (client: Client) => Promise<T>,
-): Promise<T> {
+/** Opens a client, lets `use` work with it, and closes it whatever happens. A client never changes the schema by itself. */
+export async function withClient<T>(cli: Cli, use: (client: Client) => Promise<T>): Promise<T> {
   const { tasks: _, ...values } = (await cli.config()).values
-  const migrate = values.migrate && changes === 'schema'
-  const client = (await cli.api()).createClient({ ...values, migrate, log: await cli.log('stderr') })
+  const client = (await cli.api()).createClient({ ...values, log: await cli.log('stderr') })
   try {
     return await use(client)
   } finally {

@@ -9,7 +9,7 @@ import { brief, moment, plural } from './text.ts'
 
 export async function deadList(cli: Cli, filter: DeadFilter): Promise<void> {
   const { terminal } = cli
-  const rows = await withClient(cli, 'nothing', (client) => client.console.dead.list(filter))
+  const rows = await withClient(cli, (client) => client.console.dead.list(filter))
   if (terminal.json) return rows.forEach((row) => void terminal.record(row))
   if (rows.length === 0) return terminal.print('No dead letter fits.')
   printTable(
@@ -42,7 +42,7 @@ export async function deadRequeue(
   { perSecond, expiresAt, ...filter }: RequeueFilter & RequeueOptions & { all?: boolean },
 ): Promise<void> {
   const options = { ...(perSecond !== undefined && { perSecond }), ...(expiresAt !== undefined && { expiresAt }) }
-  const done = await withClient(cli, 'nothing', (client) => client.console.dead.requeue(chosen(filter), options))
+  const done = await withClient(cli, (client) => client.console.dead.requeue(chosen(filter), options))
   if (cli.terminal.json) return cli.terminal.record(done)
   if (done.requeued > 0 || done.taken + done.notDead === 0) report(cli, 'requeued', done.requeued)
   else cli.terminal.print('None was requeued.')
@@ -60,7 +60,7 @@ function left({ terminal }: Cli, { taken, takenBy, notDead, notDeadIds }: Requeu
 }
 
 export async function deadPurge(cli: Cli, filter: DeadFilter & { all?: boolean }): Promise<void> {
-  const gone = await withClient(cli, 'nothing', (client) => client.console.dead.purge(chosen(filter)))
+  const gone = await withClient(cli, (client) => client.console.dead.purge(chosen(filter)))
   report(cli, 'purged', gone)
 }
 

@@ -54,7 +54,7 @@ async function database(cli: Cli): Promise<readonly DoctorRow[]> {
     return [] // said above
   }
   try {
-    const rows = await withClient(cli, 'nothing', (client) => client.console.doctor())
+    const rows = await withClient(cli, (client) => client.console.doctor())
     return rows.filter(({ check }) => check !== 'node') // said above, also when there is no database
   } catch (error) {
     const hint = error instanceof EngineError ? ` ${error.hint}` : ''

@@ -26,7 +26,7 @@ export async function enqueue(cli: Cli, task: string, json: string | undefined, 
     throw new EngineError('VALIDATION', '--run-at and --delay exclude each other', { field: '--delay' })
   }
   const payload = json === undefined ? null : readJson(json)
-  await withClient(cli, 'schema', async (client) => {
+  await withClient(cli, async (client) => {
     if (count === undefined) return one(cli, await client.enqueue(task, payload, options), task)
     const { ids, count: written } = await client.enqueueMany(task, new Array(count).fill(payload), options)
     if (cli.terminal.json) return cli.terminal.record({ task, count: written, ids })

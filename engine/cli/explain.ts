@@ -13,7 +13,7 @@ const HIDDEN = new Set(['id', 'task', 'queue', 'state'])
 
 export async function explain(cli: Cli, id: number): Promise<void> {
   const { terminal } = cli
-  const life = await withClient(cli, 'nothing', (client) => client.console.explain(id))
+  const life = await withClient(cli, (client) => client.console.explain(id))
   if (life === null) throw new EngineError('JOB_NOT_FOUND', `there is no job ${id}`, { id })
   if (terminal.json) return terminal.record(life)
   const { job, events } = life

@@ -8,7 +8,7 @@ import { brief, moment } from './text.ts'
 
 export async function jobs(cli: Cli, filter: JobFilter): Promise<void> {
   const { terminal } = cli
-  const rows = await withClient(cli, 'nothing', (client) => client.console.jobs(filter))
+  const rows = await withClient(cli, (client) => client.console.jobs(filter))
   if (terminal.json) return rows.forEach((row) => void terminal.record(row))
   if (rows.length === 0) return terminal.print('No job fits.')
   printTable(

@@ -16,7 +16,7 @@ import { COUNT_MAX, type EnqueueFlags, enqueue } from './enqueue.ts'
 import { explain } from './explain.ts'
 import { type HelpFacts, helpLines, pathOf } from './help.ts'
 import { jobs } from './jobs.ts'
-import { migrate } from './migrate.ts'
+import { grantFrom, type MigrateFlags, migrate } from './migrate.ts'
 import { queuesList, queuesPurge, queuesSwitch } from './queues.ts'
 import {
   durationFrom,
@@ -359,9 +359,15 @@ export function buildProgram(cli: Cli, outcome: Outcome): Command {
   add('migrate', 'bring the tables up to date (start does so too, unless --no-migrate)', CARE, [
     'migrate --dry-run',
     'migrate',
+    'migrate --print-grants web=producer',
   ])
     .option('--dry-run', 'print the SQL and change nothing')
-    .action(async (flags: { dryRun?: boolean }) => ran(await migrate(cli, flags)))
+    .option(
+      '--print-grants <role=kind>',
+      'print the SQL that makes a role an engine, a producer or a reader',
+      grantFrom,
+    )
+    .action(async (flags: MigrateFlags) => ran(await migrate(cli, flags)))
 
   add('config', 'every setting, its value and where it comes from', CARE, [
     'config',

@@ -7,7 +7,7 @@ import { count, plural } from './text.ts'
 
 export async function queuesList(cli: Cli): Promise<void> {
   const { terminal } = cli
-  const rows = await withClient(cli, 'nothing', (client) => client.console.queues())
+  const rows = await withClient(cli, (client) => client.console.queues())
   if (terminal.json) return rows.forEach((row) => void terminal.record(row))
   if (rows.length === 0) return terminal.print('No queue yet.')
   printTable(
@@ -28,7 +28,7 @@ export async function queuesList(cli: Cli): Promise<void> {
 }
 
 export async function queuesSwitch(cli: Cli, verb: 'pause' | 'resume', queue: string): Promise<void> {
-  await withClient(cli, 'nothing', (client) => client.console.queue[verb](queue))
+  await withClient(cli, (client) => client.console.queue[verb](queue))
   if (cli.terminal.json) cli.terminal.record({ queue, paused: verb === 'pause' })
   else if (verb === 'pause')
     cli.terminal.print(
@@ -38,7 +38,7 @@ export async function queuesSwitch(cli: Cli, verb: 'pause' | 'resume', queue: st
 }
 
 export async function queuesPurge(cli: Cli, queue: string): Promise<void> {
-  const purged = await withClient(cli, 'nothing', (client) => client.console.queue.purge(queue))
+  const purged = await withClient(cli, (client) => client.console.queue.purge(queue))
   if (cli.terminal.json) cli.terminal.record({ queue, purged })
   else cli.terminal.print(purged === 0 ? `Nothing waits in queue ${queue}.` : `${plural(purged, 'job')} purged.`)
 }

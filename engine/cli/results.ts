@@ -10,7 +10,7 @@ import { brief, moment, plural } from './text.ts'
 
 export async function resultsList(cli: Cli, filter: ResultFilter): Promise<void> {
   const { terminal } = cli
-  const { rows, older } = await withClient(cli, 'nothing', (client) => client.console.results.page(filter))
+  const { rows, older } = await withClient(cli, (client) => client.console.results.page(filter))
   if (terminal.json) {
     for (const row of rows) terminal.record(row)
     if (older !== null) terminal.record({ older })
@@ -46,7 +46,7 @@ export async function resultsList(cli: Cli, filter: ResultFilter): Promise<void>
 
 export async function resultsShow(cli: Cli, id: number): Promise<void> {
   const { terminal } = cli
-  const job = await withClient(cli, 'nothing', (client) => client.console.job(id))
+  const job = await withClient(cli, (client) => client.console.job(id))
   if (job === null) throw new EngineError('JOB_NOT_FOUND', `no job has the id ${id}`, { jobId: id })
   if (job.state !== 'completed')
     throw new EngineError('NO_RESULT', `job ${id} is ${job.state}, not completed`, { jobId: id, state: job.state })
@@ -60,7 +60,7 @@ export async function resultsCleanup(cli: Cli, filter: Pick<ResultFilter, 'queue
     throw new EngineError('VALIDATION', 'name what is meant: --queue, --completed-before, or both', {
       field: '--queue',
     })
-  const forgotten = await withClient(cli, 'nothing', (client) => client.console.results.cleanup(filter))
+  const forgotten = await withClient(cli, (client) => client.console.results.cleanup(filter))
   if (terminal.json) terminal.record({ forgotten })
   else
     terminal.print(

@@ -33,7 +33,7 @@ export interface ScheduleFlags {
 
 export async function schedulesList(cli: Cli, filter: ScheduleFilter): Promise<void> {
   const { terminal } = cli
-  const rows = await withClient(cli, 'nothing', (client) => client.schedules.list(filter))
+  const rows = await withClient(cli, (client) => client.schedules.list(filter))
   if (terminal.json) return rows.forEach((row) => void terminal.record(row))
   if (rows.length === 0) return terminal.print('There is no schedule.')
   printTable(
@@ -77,13 +77,13 @@ export async function schedulesAdd(
     ...(flags.id !== undefined && { id: flags.id }),
     ...(json !== undefined && { payload: readJson(json) }),
   }
-  const row = await withClient(cli, 'schema', (client) => client.schedules.create(definition))
+  const row = await withClient(cli, (client) => client.schedules.create(definition))
   say(cli, row, `Schedule ${row.id} made; ${nextIn(row)}`)
   cli.terminal.note(styled('dim', `  when else: ${cli.command('schedules', 'next', row.id)}`))
 }
 
 export async function schedulesChange(cli: Cli, id: string, flags: ScheduleFlags): Promise<void> {
-  const row = await withClient(cli, 'nothing', async (client) => {
+  const row = await withClient(cli, async (client) => {
     const change = changeOf(flags)
     if (change.options === undefined) return client.schedules.update(id, change)
     // options that are not named stay as they are
@@ -94,7 +94,7 @@ export async function schedulesChange(cli: Cli, id: string, flags: ScheduleFlags
 }
 
 export async function schedulesSwitch(cli: Cli, verb: 'pause' | 'resume' | 'delete', id: string): Promise<void> {
-  await withClient(cli, 'nothing', (client) => client.schedules[verb](id))
+  await withClient(cli, (client) => client.schedules[verb](id))
   const done = { pause: 'paused', resume: 'resumed', delete: 'deleted' }[verb]
   say(cli, { id, [done]: true }, `Schedule ${id} ${done}.`)
 }
@@ -110,7 +110,7 @@ export async function schedulesTrigger(
     ...(flags.queue !== undefined && { queue: flags.queue }),
     ...(json !== undefined && { payload: readJson(json) }),
   }
-  const job = await withClient(cli, 'nothing', (client) => client.schedules.trigger(id, overrides))
+  const job = await withClient(cli, (client) => client.schedules.trigger(id, overrides))
   say(
     cli,
     { schedule: id, id: job.id },
@@ -120,7 +120,7 @@ export async function schedulesTrigger(
 
 export async function schedulesNext(cli: Cli, id: string, { count }: { count: number }): Promise<void> {
   const { terminal } = cli
-  const { row, upcoming, history } = await withClient(cli, 'nothing', async ({ schedules }) => {
+  const { row, upcoming, history } = await withClient(cli, async ({ schedules }) => {
     const upcoming = await schedules.upcoming(id, count)
     return { row: (await schedules.get(id))!, upcoming, history: await schedules.history(id, { limit: count }) }
   })

@@ -7,7 +7,7 @@ import { printTable } from './table.ts'
 import { count, lackingNode, span } from './text.ts'
 
 export async function stats(cli: Cli, flags: { watch?: boolean; every: number }): Promise<void> {
-  await withClient(cli, 'nothing', async (client) => {
+  await withClient(cli, async (client) => {
     if (!flags.watch) return show(cli, await look(client))
     const signals = cli.signals.take()
     const stop = new AbortController()

@@ -74,7 +74,9 @@ export async function checkVersion(session: Session): Promise<void> {
   if (version < known) {
     throw new EngineError(
       'SCHEMA_MISSING',
-      `schema "${session.options.schema}" is at version ${version}, this binary needs ${known}`,
+      version === 0
+        ? `schema "${session.options.schema}" has no tables of millrace yet`
+        : `schema "${session.options.schema}" is at version ${version}, this binary needs ${known}`,
       { version, known },
     )
   }

@@ -83,6 +83,8 @@ export class Store {
   readonly #taskIds = new Map<string, number>()
   /** Leases that had a row in `running`; few, and only a hint that saves a statement. */
   readonly #visible = new Set<number>()
+  /** False once PostgreSQL has refused it to our role. */
+  #mayCopy = true
   /** First id that has no partition yet, as far as we know. */
   #spansUntil = 0
   #isClosed = false
@@ -359,7 +361,43 @@ export class Store {
       await client.query('commit')
       return []
     }
-    return this.session(keys.length > 0 ? 'keys' : 'bulk').exclusive('tx copy jobs', copy, limitMs)
+    if (this.#mayCopy)
+      try {
+        return await this.session(keys.length > 0 ? 'keys' : 'bulk').exclusive('tx copy jobs', copy, limitMs)
+      } catch (error) {
+        // a role that only enqueues may call the functions for it, and write no table
+        if (!(error instanceof EngineError && error.details.sqlState === '42501')) throw error
+        this.#mayCopy = false
+      }
+    return this.#enqueueInTurn(chunks, limitMs)
+  }
+
+  /** The same by the function that enqueues, part by part in one transaction. */
+  #enqueueInTurn(chunks: readonly NewChunk[], limitMs?: number): Promise<Duplicate[]> {
+    const enqueue = async (client: pg.Client): Promise<Duplicate[]> => {
+      const duplicates: Duplicate[] = []
+      await client.query('begin')
+      for (let from = 0, to = 1; from < chunks.length; from = to) {
+        to = from + 1
+        for (let bytes = bytesOf(chunks[from]!); to < chunks.length && bytes < PART_BYTES; to++)
+          bytes += bytesOf(chunks[to]!)
+        const part = chunks.slice(from, to)
+        const plain = part.every((chunk) => chunk.runAtMs === null && chunk.group === null)
+        const keyed = part.some((chunk) => chunk.key !== null)
+        const { rows } = await client.query(
+          this.#sql('select first_id, held_by from millrace.enqueue_chunks($1::text::json, $2, $3, true, $4)'),
+          [chunksJson(part, true), plain, keyed, part.some(expires)],
+        )
+        for (const row of rows) duplicates.push({ firstId: row.first_id, heldBy: row.held_by })
+      }
+      await client.query(duplicates.length > 0 ? 'rollback' : 'commit')
+      return duplicates
+    }
+    return this.session(chunks.some((chunk) => chunk.key !== null) ? 'keys' : 'bulk').exclusive(
+      'tx enqueue jobs',
+      enqueue,
+      limitMs,
+    )
   }
 
   /** Of these ids those that jobs have. What is under way in an open transaction is not seen. */
@@ -827,6 +865,8 @@ async function foreignRows<Row>(client: ForeignClient, text: string, values: unk
 /** Up to here one call beats COPY's round trips. */
 const FEW_ROWS = 32
 const FEW_BYTES = 64 * 1024
+/** Payload of one part where COPY is not allowed. */
+const PART_BYTES = 4 * 1024 * 1024
 /** Leases with visible runs that are remembered one by one. */
 const VISIBLE_MAX = 10_000
 const NONE: ReadonlySet<number> = new Set()

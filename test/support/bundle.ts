@@ -69,6 +69,7 @@ export async function withBundle(run: (bundle: Bundle) => Promise<void>): Promis
   const db = await openTestDatabase()
   const bundle = openBundle(db)
   try {
+    await bundle.client.migrate()
     await run(bundle)
     await checkFacts(bundle.query)
   } finally {
@@ -81,6 +82,7 @@ export async function withServer(run: (bundle: Bundle, server: OwnServer) => Pro
   const server = await openOwnServer()
   const bundle = openBundle({ url: server.url, query: server.query, schema: 'recovery' })
   try {
+    await bundle.client.migrate()
     await run(bundle, server)
     await checkFacts(bundle.query)
   } finally {

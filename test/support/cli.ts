@@ -262,6 +262,7 @@ export function fakeConsole(overrides: Partial<Console> = {}): Console {
     unserved: async () => [],
     doctor: async () => [{ check: 'database', value: 'PostgreSQL 15', verdict: 'ok', advice: '' }],
     migrations: async () => ({ from: 0, to: 1, applied: [{ version: 1, name: 'base' }], sql: 'create table x ()' }),
+    grants: async () => [],
     ...overrides,
   }
 }

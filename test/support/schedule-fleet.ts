@@ -133,6 +133,7 @@ export async function withFleet(run: (fleet: Fleet) => Promise<void>): Promise<v
     return made
   }
   try {
+    await client.migrate()
     await run({
       client,
       db,

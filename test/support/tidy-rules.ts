@@ -135,7 +135,13 @@ export const CODES_IN_WAITING: Readonly<Record<string, string>> = {
 export const CODES_OF_OTHERS = /^(?:ERR_\w+|E[A-Z]+|USAGE|UNEXPECTED)$/
 
 /** Functions of the database that users call. */
-export const FUNCTIONS_FOR_OTHERS: ReadonlySet<string> = new Set(['enqueue', 'put_schedule'])
+export const FUNCTIONS_FOR_OTHERS: ReadonlySet<string> = new Set([
+  'enqueue',
+  'put_schedule',
+  'grant_engine',
+  'grant_producer',
+  'grant_reader',
+])
 
 /** Durable states that no row can show, and why. */
 export const STATES_NOT_SHOWN: Readonly<Record<string, string>> = {

@@ -142,6 +142,10 @@ select node_id, count(*)::int as samples, max(at) as last_at, percentile_cont(0.
   max(waiting) as waiting_max, avg(handled)::float8 as handled
 from millrace.loop_sample where at > clock_timestamp() - $1::float8 * interval '1 ms' group by node_id order by node_id;
 
+-- name: grants
+-- The statements that give a role of the database these rights. Params: $1 engine, producer or reader, $2 role.
+select g as grant from millrace.grants_of($1, $2) g;
+
 -- name: doctor_server
 -- What the server says of itself, as far as it matters for durability and for connections.
 select current_setting('server_version') as version, current_setting('server_version_num')::int as version_num, current_setting('fsync') as fsync,

@@ -218,10 +218,12 @@ test('in production nothing runs on the embedded server that was not told to; th
     const log = new FakeLog()
     const dataDir = join(folder, 'meant')
     const meant = createClient({ dataDir, embedded: true, log })
+    await meant.migrate()
     await meant.enqueue('mail', 1)
     assert.equal(factsOf(log, 'database.opened').database, `embedded server in ${dataDir}`)
     await meant.close()
     const given = createClient({ database: server.url })
+    await given.migrate()
     await given.enqueue('mail', 1)
     await given.close()
   } finally {

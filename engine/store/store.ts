@@ -361,43 +361,37 @@ export class Store {
       await client.query('commit')
       return []
     }
-    if (this.#mayCopy)
-      try {
-        return await this.session(keys.length > 0 ? 'keys' : 'bulk').exclusive('tx copy jobs', copy, limitMs)
-      } catch (error) {
-        // a role that only enqueues may call the functions for it, and write no table
-        if (!(error instanceof EngineError && error.details.sqlState === '42501')) throw error
-        this.#mayCopy = false
-      }
-    return this.#enqueueInTurn(chunks, limitMs)
+    const inTurn = (client: pg.Client): Promise<Duplicate[]> => this.#enqueueInTurn(client, chunks)
+    const session = this.session(keys.length > 0 ? 'keys' : 'bulk')
+    try {
+      return await session.exclusive('tx copy jobs', this.#mayCopy ? copy : inTurn, limitMs)
+    } catch (error) {
+      // a role that only enqueues may call the functions for it, and write no table
+      if (!this.#mayCopy || !(error instanceof EngineError && error.details.sqlState === '42501')) throw error
+      this.#mayCopy = false
+      return session.exclusive('tx copy jobs', inTurn, limitMs)
+    }
   }
 
-  /** The same by the function that enqueues, part by part in one transaction. */
-  #enqueueInTurn(chunks: readonly NewChunk[], limitMs?: number): Promise<Duplicate[]> {
-    const enqueue = async (client: pg.Client): Promise<Duplicate[]> => {
-      const duplicates: Duplicate[] = []
-      await client.query('begin')
-      for (let from = 0, to = 1; from < chunks.length; from = to) {
-        to = from + 1
-        for (let bytes = bytesOf(chunks[from]!); to < chunks.length && bytes < PART_BYTES; to++)
-          bytes += bytesOf(chunks[to]!)
-        const part = chunks.slice(from, to)
-        const plain = part.every((chunk) => chunk.runAtMs === null && chunk.group === null)
-        const keyed = part.some((chunk) => chunk.key !== null)
-        const { rows } = await client.query(
-          this.#sql('select first_id, held_by from millrace.enqueue_chunks($1::text::json, $2, $3, true, $4)'),
-          [chunksJson(part, true), plain, keyed, part.some(expires)],
-        )
-        for (const row of rows) duplicates.push({ firstId: row.first_id, heldBy: row.held_by })
-      }
-      await client.query(duplicates.length > 0 ? 'rollback' : 'commit')
-      return duplicates
+  /** Writes many jobs by the function that enqueues, part by part in one transaction. */
+  async #enqueueInTurn(client: pg.Client, chunks: readonly NewChunk[]): Promise<Duplicate[]> {
+    const duplicates: Duplicate[] = []
+    await client.query('begin')
+    for (let from = 0, to = 1; from < chunks.length; from = to) {
+      to = from + 1
+      for (let bytes = bytesOf(chunks[from]!); to < chunks.length && bytes < PART_BYTES; to++)
+        bytes += bytesOf(chunks[to]!)
+      const part = chunks.slice(from, to)
+      const plain = part.every((chunk) => chunk.runAtMs === null && chunk.group === null)
+      const keyed = part.some((chunk) => chunk.key !== null)
+      const { rows } = await client.query(
+        this.#sql('select first_id, held_by from millrace.enqueue_chunks($1::text::json, $2, $3, true, $4)'),
+        [chunksJson(part, true), plain, keyed, part.some(expires)],
+      )
+      for (const row of rows) duplicates.push({ firstId: row.first_id, heldBy: row.held_by })
     }
-    return this.session(chunks.some((chunk) => chunk.key !== null) ? 'keys' : 'bulk').exclusive(
-      'tx enqueue jobs',
-      enqueue,
-      limitMs,
-    )
+    await client.query(duplicates.length > 0 ? 'rollback' : 'commit')
+    return duplicates
   }
 
   /** Of these ids those that jobs have. What is under way in an open transaction is not seen. */

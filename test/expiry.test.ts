@@ -246,3 +246,19 @@ test('what a node holds and cannot begin in time is a dead letter while its lane
     await inState(next, 'completed')
   })
 })
+
+test('a job that is held again after it had expired and was requeued is held, for lists and for overlaps', async () => {
+  const own = await openStore()
+  try {
+    const nodeId = await own.join()
+    const id = await own.put(1, { expiresAtMs: Date.now() + HOUR })
+    await own.query('update millrace.expiring set look_at = clock_timestamp()')
+    assert.equal((await own.store.expireDue(10)).expired, 1)
+    await own.query('select from millrace.requeue(array[$1::bigint])', [id])
+    assert.equal((await own.claim(nodeId)).length, 1)
+    const [row] = await own.query('select state, millrace.is_unfinished(id) as open from millrace.jobs')
+    assert.deepEqual(row, { state: 'assigned', open: true })
+  } finally {
+    await own.close()
+  }
+})

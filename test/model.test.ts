@@ -8,7 +8,7 @@ import fc from 'fast-check'
 import type { Store } from '../engine/store/store.ts'
 import type { ClaimedChunk, DoubtItem, Flush } from '../engine/store/types.ts'
 import { OutcomePage } from '../engine/syncer/outcome-page.ts'
-import { JobModel, type ModelJob, type Place } from './support/job-model.ts'
+import { ENDED, JobModel, type ModelJob, type Place } from './support/job-model.ts'
 import { openStore, type StoreBundle } from './support/store.ts'
 
 const RUNS = Number(process.env.MILLRACE_MODEL_RUNS ?? 20)
@@ -419,12 +419,12 @@ class World {
 
   /** Everything is where the model says, and no group has more than it may. */
   async compare(): Promise<void> {
-    const rows = await this.#it.query<{ id: number; state: string; attempt: number }>(
-      'select id::float8 as id, state, attempt from millrace.jobs order by id',
+    const rows = await this.#it.query<{ id: number; state: string; attempt: number; open: boolean }>(
+      'select id::float8 as id, state, attempt, millrace.is_unfinished(id) as open from millrace.jobs order by id',
     )
     assert.deepEqual(
-      rows.map(({ id, state, attempt }) => [id, placeOf(state), attempt]),
-      [...this.model.jobs.values()].map(({ id, place, attempt }) => [id, place, attempt]),
+      rows.map(({ id, state, attempt, open }) => [id, placeOf(state), attempt, open]),
+      [...this.model.jobs.values()].map(({ id, place, attempt }) => [id, place, attempt, !ENDED.has(place)]),
     )
     const wrong = await this.#it.query(
       'select group_key, count(*), min(group_limit) from millrace.hold group by group_key having count(*) > min(group_limit)',
@@ -500,6 +500,26 @@ test(`${RUNS} random lives of jobs on two nodes are as the model says, and leave
         await world.drain()
       }),
       { numRuns: RUNS, interruptAfterTimeLimit: TIME_MS_MAX },
+    )
+  } finally {
+    await it.close()
+  }
+})
+
+test('a claim takes all that it may, past tickets of groups that are full and of jobs for others', async () => {
+  const it = await openStore()
+  try {
+    const nodeId = await it.join()
+    for (let at = 0; at < 5; at++) await it.put(1, { group: 'g', priority: 1 })
+    await it.put(6)
+    const chunks = await it.claim(nodeId, 3)
+    assert.deepEqual(
+      chunks.map(({ group, count }) => [group, count]),
+      [
+        ['g', 1],
+        [null, 2],
+      ],
+      'the first of the group and two others',
     )
   } finally {
     await it.close()

@@ -190,4 +190,25 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
     replace: `this.#visible.delete(leaseId)`,
     test: 'strays: the visible row of a long job',
   },
+  {
+    name: 'claim: a round that took something is the last, whatever stands behind spent tickets',
+    file: 'engine/store/migrations/0002_functions.sql',
+    find: `v_cut is not null or v_seen < v_before or not v_passed`,
+    replace: `v_cut is not null or v_room < v_before or not v_passed`,
+    test: 'model: a claim takes all that it may',
+  },
+  {
+    name: 'view: what expired and was requeued stays expired while it is held',
+    file: 'engine/store/migrations/0003_views.sql',
+    find: `a.outcome not in ('c', 'x'))`,
+    replace: `a.outcome not in ('c', 'x', 'e'))`,
+    test: 'expiry: held again after it had expired',
+  },
+  {
+    name: 'overlap: what expired and was requeued counts as finished while it is held',
+    file: 'engine/store/migrations/0004_schedules.sql',
+    find: `a.outcome in ('c', 'x')) then return false`,
+    replace: `a.outcome in ('c', 'x', 'e')) then return false`,
+    test: 'expiry: held again after it had expired',
+  },
 ]

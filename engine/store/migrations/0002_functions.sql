@@ -309,6 +309,8 @@ declare
   v_dues timestamptz[] := '{}';
   v_lease bigint;
   v_before int;
+  v_seen int;                -- rows of this round
+  v_passed boolean;          -- this round has removed tickets, or left them to others
   v_rounds int := 0;
 begin
   foreach v_queue in array p_queues loop
@@ -317,6 +319,8 @@ begin
     loop
       v_before := v_room;
       v_gone := '{}';
+      v_seen := 0;
+      v_passed := false;
       for r in
         select y.first_id, y.count, y.bytes, y.rank, y.seq, y.due_at, y.attempt, y.run, y.rescues, y.group_key, y.task_id
         from millrace.ready y
@@ -324,6 +328,7 @@ begin
         order by y.rank, y.seq, y.first_id limit v_room for update skip locked
       loop
         exit when v_room <= 0 or (v_bytes <= 0 and cardinality(v_chunks) > 0);
+        v_seen := v_seen + 1;
         if r.count = 0 then
           -- a ticket: it is spent once its group is full, or nobody waits there
           v_spent := r.group_key = v_full;
@@ -344,6 +349,7 @@ begin
               if p_tasks is not null and h.task_id <> all (p_tasks) then
                 -- the next one is for somebody else: leave the ticket for those who know its task
                 update millrace.ready y set task_id = h.task_id where y.first_id = r.first_id;
+                v_passed := true;
                 exit;
               end if;
               -- somebody is taking it out just now (cancel, purge): the ticket waits for who is next then
@@ -361,7 +367,10 @@ begin
               v_bytes := v_bytes - h.bytes;
             end loop;
           end if;
-          if v_spent then v_gone := v_gone || r.first_id; end if;
+          if v_spent then
+            v_gone := v_gone || r.first_id;
+            v_passed := true;
+          end if;
         else
           v_take := least(r.count, v_room);
           if r.bytes > v_bytes and r.count > 1 then
@@ -380,9 +389,9 @@ begin
         end if;
       end loop;
       if cardinality(v_gone) > 0 then delete from millrace.ready y where y.first_id = any (v_gone); end if;
-      -- a round that met nothing but spent tickets says nothing about what stands behind them
+      -- a round that was full, and of which tickets took places, says nothing about what stands behind them
       v_rounds := v_rounds + 1;
-      exit when v_room < v_before or cardinality(v_gone) = 0 or v_rounds > 1000;
+      exit when v_room <= 0 or v_bytes <= 0 or v_cut is not null or v_seen < v_before or not v_passed or v_rounds > 1000;
     end loop;
     exit when v_room <= 0 or v_bytes <= 0 or v_cut is not null;
   end loop;

@@ -46,7 +46,8 @@ left join millrace.dead d on d.job_id = j.id
 left join lateral (
   select x.id as lease_id, x.node_id, c.run, c.attempt from millrace.lease x cross join lateral unnest(x.chunks) c
   where r.first_id is null and s.first_id is null and b.job_id is null and d.job_id is null
-    and (a.outcome is null or a.outcome not in ('c', 'x', 'e'))
+    -- what expired may have been requeued
+    and (a.outcome is null or a.outcome not in ('c', 'x'))
     and j.id >= c.first_id and j.id < c.first_id + c.count
   order by c.run desc limit 1
 ) l on true

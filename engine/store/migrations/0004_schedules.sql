@@ -74,7 +74,7 @@ begin
     or (select x.first_id + x.count > p_job from millrace.scheduled x where x.first_id <= p_job order by x.first_id desc limit 1)
     or exists (select from millrace.blocked b where b.job_id = p_job) then return true; end if;
   if exists (select from millrace.dead d where d.job_id = p_job)
-    or exists (select from millrace.attempt a where a.job_id = p_job and a.outcome in ('c', 'x', 'e')) then return false; end if;
+    or exists (select from millrace.attempt a where a.job_id = p_job and a.outcome in ('c', 'x')) then return false; end if; -- what expired may have been requeued
   return exists (
     select from millrace.lease l cross join lateral unnest(l.chunks) c
     where p_job >= c.first_id and p_job < c.first_id + c.count

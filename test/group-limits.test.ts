@@ -228,8 +228,8 @@ test('of a group with a limit of one, a retry that skips lets the next one pass,
 test('what becomes due, is purged, or returns from the dead letters, keeps the limit', async () => {
   const g = await groupOf()
   const later = [
-    await g.put(2, { runAtMs: systemClock.wallMs() + 50 }),
-    await g.put(2, { runAtMs: systemClock.wallMs() + 50 }),
+    await g.put(2, { runAtMs: systemClock.wallMs() + 60_000 }),
+    await g.put(2, { runAtMs: systemClock.wallMs() + 60_000 }),
   ]
   const now = await g.put(2)
   const [held] = await g.claim()

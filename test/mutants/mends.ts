@@ -80,8 +80,11 @@ export const MENDS_MUTANTS: readonly Mutant[] = [
   {
     name: 'expiry: one that is near waits for the beat',
     file: 'engine/expiry.ts',
-    find: `if (ms <= 0) this.sweep()`,
-    replace: `if (ms < -1e12) this.sweep()`,
+    find: `      this.#planned.delete(stepMs)
+      this.sweep()
+`,
+    replace: `      this.#planned.delete(stepMs)
+`,
     test: 'expiry: an expiry that is near is obeyed without a beat',
   },
   {

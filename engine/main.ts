@@ -40,13 +40,19 @@ const packageJson = JSON.parse(readFileSync(new URL('../../package.json', import
   version: string
 }
 
+/** What a person types before the command, so that the hints can be copied. npx puts nothing on the PATH of the shell. */
+function calledAs(): string {
+  if (!basename(process.argv[1] ?? '').startsWith('millrace')) return 'node engine'
+  return process.env.npm_command === 'exec' ? 'npx millrace' : 'millrace'
+}
+
 const code = await run({
   argv: process.argv.slice(2),
   env: process.env,
   cwd: process.cwd(),
   stdout: process.stdout,
   stderr: process.stderr,
-  program: basename(process.argv[1] ?? '').startsWith('millrace') ? 'millrace' : 'node engine',
+  program: calledAs(),
   version: packageJson.version,
   nodeVersion: process.version,
   clock: systemClock,

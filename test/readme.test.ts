@@ -228,12 +228,11 @@ function command(line: string): string {
   return line.replace('npx millrace', `${process.execPath} ${join('node_modules', 'millrace', 'engine', 'index.js')}`)
 }
 
-test('npx finds the command', { timeout: 60_000 }, () => {
-  const text = execFileSync('npx', ['--no-install', 'millrace', '--version', '--json'], {
-    cwd: folder,
-    env,
-    encoding: 'utf8',
-  })
+test('npx finds the command, whose hints then say npx', { timeout: 60_000 }, () => {
+  const npx = (...words: string[]) =>
+    execFileSync('npx', ['--no-install', 'millrace', ...words], { cwd: folder, env, encoding: 'utf8' })
+  assert.match(npx('--help'), /Usage: npx millrace <command>/)
+  const text = npx('--version', '--json')
   assert.equal((JSON.parse(text) as { node: string }).node, process.version)
 })
 

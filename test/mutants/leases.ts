@@ -135,7 +135,7 @@ export const LEASE_MUTANTS: readonly Mutant[] = [
   {
     name: 'strays: a cancel that was asked for is forgotten',
     file: 'engine/store/migrations/0002_functions.sql',
-    find: `  perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k where k.lease_id = any (p_leases);`,
+    find: `  perform millrace.end_wish(k.job_id, k.reason) from millrace.cancelling k where k.lease_id = any (p_leases);`,
     replace: ``,
     test: 'strays: a cancel of a job whose claim was lost',
   },

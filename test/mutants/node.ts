@@ -139,14 +139,6 @@ export const NODE_MUTANTS: readonly Mutant[] = [
     test: 'store: a node that lives on reopens',
   },
   {
-    name: 'rescue: a wish to cancel dies with the holder',
-    file: 'engine/store/migrations/0002_functions.sql',
-    find: `  perform millrace.cancel(k.job_id, k.reason) from millrace.cancelling k where k.lease_id = any (p_leases);
-`,
-    replace: ``,
-    test: 'strays: a cancel of a job whose claim was lost',
-  },
-  {
     name: 'suspects: they run before their note is written',
     file: 'engine/scheduler/held-jobs.ts',
     find: `if (holding.isSuspect) this.suspects.add({ holding, from, to, sinceSteadyMs: steadyMs })

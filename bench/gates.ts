@@ -228,6 +228,15 @@ export const GATES: readonly Gate[] = [
     find: part('memory', '10,000 orchestrators', 'bytesEach'),
   },
   {
+    says: '[CS-104] memory per outcome that waits to be written, bytes',
+    bench: 'memory',
+    kind: 'contract',
+    smoke: true,
+    atLeast: false,
+    limit: 200,
+    find: part('memory', '10,000 outcomes', 'bytesEach'),
+  },
+  {
     says: '[TM-137] enqueue, one call per job, jobs/s',
     bench: 'queue',
     kind: 'contract',

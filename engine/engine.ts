@@ -46,6 +46,7 @@ import { Scheduler } from './scheduler/scheduler.ts'
 import { backoffMs } from './store/connection.ts'
 import { Listener } from './store/listener.ts'
 import { writeLoopSamples } from './store/loop-samples.ts'
+import { writeOccurrenceStates } from './store/occurrence-states.ts'
 import { RetentionStore } from './store/retention-store.ts'
 import { completeSql } from './store/statements.ts'
 import type { Store } from './store/store.ts'
@@ -276,6 +277,7 @@ class MillraceEngine extends Access {
       {
         flush: (flush) => this.#flush(flush),
         writeStats: (rows) => writeLoopSamples(store, this.#node.id, clock.wallMs(), rows),
+        writeOccurrences: (rows) => writeOccurrenceStates(store, this.#node.id, clock.wallMs(), rows),
         nodeId: () => this.#node.id,
         clockLeadMs: () => store.time.leadMs(),
         onDoubtSettled: (doubt, committed) => this.#doubtSettled(doubt, committed),
@@ -310,6 +312,7 @@ class MillraceEngine extends Access {
         store: this.scheduleStore,
         runs: {
           indexChanged: () => this.#scheduler.indexChanged(),
+          configureRuns: (configs) => this.#scheduler.configureRuns(configs),
           rememberRun: (runId, scheduleId, atMs) => this.#scheduler.rememberRun(runId, scheduleId, atMs),
           changeRun: (runId, to, error) => this.#scheduler.changeRun(runId, to, error),
           beatRun: (runId) => this.#scheduler.beatRun(runId),
@@ -328,6 +331,10 @@ class MillraceEngine extends Access {
           cancel: (jobId, reason) => void this.#scheduler.cancel(jobId, reason),
         },
         taking: (take) => this.#strays.taking(take),
+        updates: {
+          hasRoom: () => this.#syncer.hasRoomForOccurrences(),
+          record: (update) => this.#syncer.recordOccurrence(update),
+        },
         nodeId: () => this.#node.id,
         onEnqueued: (queueIds) => {
           this.#claimer.ready(queueIds)

@@ -79,14 +79,14 @@ test('a run that the store remembers is not launched after a restart', () => {
   assert.deepEqual(bench.occurrences.launched, [])
 })
 
-test('[CS-049] each launch hands over one update: prerun, with an id of its own', () => {
+test('each launch hands over one update: prerun, with an id of its own', () => {
   const bench = withRuns({ a: 1_000, b: 2_000, c: 3_000, d: 4_000, e: 5_000 })
   assert.equal(bench.occurrences.updates.length, 5)
   assert.ok(bench.occurrences.updates.every((update) => update.status === 'prerun'))
   assert.equal(new Set(bench.occurrences.updates.map((update) => update.updateId)).size, 5)
 })
 
-test('[CS-050] [CS-075] when the buffer of updates is full the loop stops and says so, once', () => {
+test('[CS-075] when the buffer of updates is full the loop stops and says so, once', () => {
   const bench = schedulerBench()
   bench.occurrences.accepts = false
   bench.occurrences.runs.push({ id: 'a', dueMs: bench.clock.wallMs() + 1_000 })
@@ -111,7 +111,7 @@ test('[CS-052] ten messages: all are handled, and the count says so', () => {
   for (const id of bench.ids) assert.equal(stateOf(bench, id).state, 'pending')
 })
 
-test('[CS-053] a state change moves the run and is written', () => {
+test('a state change moves the run and is told', () => {
   const bench = withRuns({ job1: 5_000 })
   const [id] = bench.ids
   send(bench, { type: 'orchestrator_state_change', id: id!, status: 'pending', atMs: bench.clock.wallMs() })
@@ -188,7 +188,7 @@ test('[CS-057] cancelling a run that does not exist is a warning and nothing els
   assert.deepEqual(bench.shutdowns, [])
 })
 
-test('[CS-058] [CS-077] in PreRun a run takes a new configuration, and still starts at its time', () => {
+test('in PreRun a run takes a new configuration, and still starts at its time', () => {
   const bench = withRuns({ job1: 500 })
   const [id] = bench.ids
   bench.advance(100)
@@ -255,7 +255,7 @@ test('a reply that throws harms nobody', () => {
   assert.ok(bench.log.has('warn', 'scheduler.reply_failed'))
 })
 
-test('[CS-063] the message shutdown asks for the end', () => {
+test('the message shutdown asks for the end', () => {
   const bench = schedulerBench()
   send(bench, { type: 'shutdown' })
   assert.equal(bench.shutdowns.length, 1)
@@ -282,7 +282,7 @@ test('[CS-065] a heartbeat that is 15 s old has been missed once, with a warning
   assert.equal(bench.log.lines.filter((line) => line.event === 'missed heartbeat').length, 1)
 })
 
-test('[CS-066] with the last one allowed missed the run is orphaned: an error, and an update that says so', () => {
+test('with the last one allowed missed the run is orphaned: an error, and an update that says so', () => {
   const bench = withRuns({ job1: 0 }, { settings: { missedHeartbeatsMax: 5 } })
   const [id] = bench.ids
   bench.advance(49_000, 500)
@@ -412,7 +412,40 @@ test('[CS-073] the sample of an iteration tells time, duration, orchestrators, i
   })
 })
 
-test('[CS-074] one iteration does its duties in their order', () => {
+test('[CS-074] what one duty of an iteration does is seen by the next: due, inbox, heartbeats, cleanup, stats, depth', () => {
+  const told: string[] = []
+  const bench = schedulerBench({
+    settings: { missedHeartbeatsMax: 5, graceMs: 30_000 },
+    needs: { onIteration: ({ activeOrchestrators }) => told.push(`stats of ${activeOrchestrators}`) },
+  })
+  const { scheduler, clock, occurrences, inbox } = bench
+  for (const [id, inMs] of Object.entries({ ends: 0, beats: 0, silent: 0 }))
+    occurrences.runs.push({ id, dueMs: clock.wallMs() + inMs })
+  scheduler.iteration()
+  const [ends, beats, silent] = occurrences.runs.map((run) => generateRunId(run.id, run.dueMs))
+  assert.equal(told.pop(), 'stats of 3')
+  occurrences.runs.length = 0
+  clock.jump(50_000) // the grace time has passed, and five heartbeats
+  for (const id of ['new1', 'new2']) occurrences.runs.push({ id, dueMs: clock.wallMs() + 1_000 })
+  let seen: string[] = []
+  const atMs = clock.wallMs()
+  inbox.messages.push(
+    { type: 'get_all_active_runs', reply: (all) => (seen = all.map(({ name }) => name)) },
+    { type: 'orchestrator_complete', id: ends!, success: true, atMs, error: null },
+    { type: 'orchestrator_heartbeat', id: beats!, atMs },
+  )
+  inbox.updateDepthStats = () => void told.push('depth')
+  scheduler.iteration()
+  assert.deepEqual(told, ['stats of 3', 'depth'])
+  scheduler.wake()
+  bench.settle() // answers are told after the iteration
+  assert.deepEqual(seen, ['ends', 'beats', 'silent', 'new1', 'new2'], 'launched before the inbox was read')
+  assert.equal(stateOf(bench, beats!).state, 'pending', 'its heartbeat was read before heartbeats were counted')
+  assert.equal(scheduler.getState(ends!), null, 'its end was read before what is over was removed')
+  assert.equal(scheduler.getState(silent!), null, 'given up, and then removed')
+})
+
+test('one iteration does its duties in their order', () => {
   const order: string[] = []
   const bench = schedulerBench({ needs: { onIteration: () => order.push('stats') } })
   const { scheduler } = bench

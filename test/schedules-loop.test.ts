@@ -22,7 +22,7 @@ function decided(bench: ScheduleBench, id: string): number[] {
     .sort((a, b) => a - b)
 }
 
-test('[CS-036] start loads the schedules and builds the first index; the inbox is there, and no orchestrator yet', async () => {
+test('start loads the schedules and builds the first index; the inbox is there, and no orchestrator yet', async () => {
   const bench = scheduleBench({ fill: (store) => store.put('job1', '*/5 * * * *') })
   await bench.schedules.start()
   assert.equal(bench.schedules.known, 1)
@@ -442,7 +442,7 @@ test('an occurrence whose jitter lets it wait for long survives a restart meanwh
   await bench.schedules.stop()
 })
 
-test('[CS-086] [CS-093] a shutdown with runs that wait cancels them, enqueues nothing, and looks at nothing any more', async () => {
+test('[CS-086] a shutdown with runs that wait cancels them, enqueues nothing, and looks at nothing any more', async () => {
   const bench = scheduleBench({
     secondsPast: 1,
     fill: (store) => {

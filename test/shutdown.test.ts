@@ -37,7 +37,7 @@ test('[CS-086] after a stop the index of schedules is not built any more', async
   })
 })
 
-test('[CS-087] the message "shutdown" stops the whole engine', async () => {
+test('[CS-063] [CS-087] the message "shutdown" stops the whole engine', async () => {
   await withEngines(async ({ engine, query }) => {
     const one = await engine()
     await one.enqueueMany('echo', [1, 2, 3])
@@ -49,7 +49,7 @@ test('[CS-087] the message "shutdown" stops the whole engine', async () => {
   })
 })
 
-test('[CS-093] a stop in the middle of running jobs ends or gives back every one and leaves nothing behind', async () => {
+test('a stop in the middle of running jobs ends or gives back every one and leaves nothing behind', async () => {
   await withEngines(async ({ engine, query, until }) => {
     const one = await engine({ threads: 2 })
     await one.enqueueMany(

@@ -20,6 +20,7 @@ import { RunIndex, RunsBuilder, type RunVisitor } from '../schedule/run-index.ts
 import { backoffMs, isRetryable } from '../store/connection.ts'
 import type { DatabaseTime } from '../store/database-time.ts'
 import type { Fired, FireItem, LoadedSchedule } from '../store/schedule-store.ts'
+import type { OccurrenceState } from '../store/types.ts'
 import { Early, type EarlyEnd, type EarlyNeeds } from './early.ts'
 import { checkMoments, counts, type Entry, isDueAt, jitterOf, newest } from './entry.ts'
 
@@ -74,10 +75,16 @@ export interface SchedulesNeeds {
   /** The loop's side of the runs. */
   readonly runs: {
     indexChanged(): void
+    configureRuns(configs: ReadonlyMap<string, unknown>): void
     rememberRun(runId: string, scheduleId: string, scheduledAtMs: number): void
     changeRun(runId: string, to: 'completed' | 'cancelled' | 'failed', error: string | null): boolean
     beatRun(runId: string): boolean
   } & EarlyNeeds['runs']
+  /** Where the states of runs are written. False: there is no room any more, and the loop must stop. */
+  readonly updates: {
+    hasRoom(): boolean
+    record(update: OccurrenceState): boolean
+  }
   nodeId(): number
   /** Jobs are ready in these queues: wake whoever claims, here and elsewhere. */
   onEnqueued(queueIds: readonly number[]): void
@@ -246,13 +253,9 @@ export class Schedules {
       this.#foresee(run)
     },
     surelyMs: (): number => this.#needs.store.time.surelyMs(),
-    update: (update: {
-      runId: string
-      scheduleId: string
-      scheduledAtMs: number
-      status: string
-      error: string | null
-    }): boolean => {
+    configured: (): void => this.reload(),
+    hasRoom: (): boolean => this.#needs.updates.hasRoom(),
+    update: (update: OccurrenceState): boolean => {
       if (update.status === 'pending') {
         if (!this.#ahead.delete(update.runId)) this.#comeDue(update.runId, update.scheduleId, update.scheduledAtMs)
       } else if (update.status === 'cancelled' || update.status === 'orphaned') {
@@ -262,7 +265,7 @@ export class Schedules {
           this.#early.cancel(update.scheduledAtMs, update.runId, update.error ?? 'cancelled in PreRun')
         else this.#foreseen.get(update.scheduledAtMs)?.runs.delete(update.runId)
       }
-      return true
+      return this.#needs.updates.record(update)
     },
   }
 
@@ -626,9 +629,22 @@ export class Schedules {
       const entry = this.#entryOf(row)
       if (entry !== null) entries.set(row.id, entry)
     }
+    this.#configure(entries)
     this.#entries = entries
     this.#digest = digest // last: a failure above asks again
     return changed
+  }
+
+  /** Runs that wait for their time take what their schedules say now. */
+  #configure(entries: ReadonlyMap<string, Entry>): void {
+    const configs = new Map<string, unknown>()
+    for (const [id, known] of this.#entries) {
+      const entry = entries.get(id)
+      if (entry === undefined || entry.changed === known.changed) continue
+      const { changed, task, queue, cron, timeZone } = entry
+      configs.set(id, Object.freeze({ changed, task, queue, cron, timeZone }))
+    }
+    if (configs.size > 0) this.#needs.runs.configureRuns(configs)
   }
 
   /** A schedule that cannot be read has no due times: it is named once per change, and left out. */

@@ -96,6 +96,10 @@ export interface Occurrences {
   surelyMs?(): number
   /** A run was put into memory: see to its durable side (who wins, which job). Answers come as messages by its run id. */
   launch(run: LaunchedRun): void
+  /** Somebody says that the configuration of a run in PreRun has changed. */
+  configured?(runId: string): void
+  /** No runs are taken into memory while it says no. */
+  hasRoom?(): boolean
   /** A change of state to be written; false: the buffer is over its limit and the loop must stop. */
   update(update: RunUpdate): boolean
 }

@@ -156,12 +156,19 @@ export class Runs {
     return true
   }
 
-  /** In PreRun only: the rest of the wait stays as it is. */
+  /** In PreRun only: the rest of the wait stays as it is. What its job is made of is read where schedules are kept. */
   configure(runId: string, config: unknown): boolean {
     const run = this.#byId.get(runId)
     if (run?.state !== 'prerun') return false
     run.config = config
+    this.#occurrences?.configured?.(runId)
     return true
+  }
+
+  /** Schedules have changed, and with them the runs that wait: the new configuration by schedule. */
+  configureAll(configs: ReadonlyMap<string, unknown>): void {
+    for (const run of this.#byId.values())
+      if (run.state === 'prerun' && configs.has(run.scheduleId)) run.config = configs.get(run.scheduleId)
   }
 
   has(runId: string): boolean {
@@ -235,7 +242,7 @@ export class Runs {
   #launch(): number {
     if (this.#occurrences === null) return 0
     const wallMs = this.#dueNowMs()
-    if (wallMs < this.#nextQueryMs) return 0
+    if (wallMs < this.#nextQueryMs || this.#occurrences.hasRoom?.() === false) return 0
     const { preScheduleMs, graceMs, loopIdleMs } = this.#needs.settings
     const fromMs = Math.max(this.#resumeMs, wallMs - graceMs)
     this.#nextQueryMs = wallMs + Math.min(loopIdleMs, 1_000)

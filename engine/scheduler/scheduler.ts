@@ -176,6 +176,11 @@ export class Scheduler {
     this.wake()
   }
 
+  /** Schedules have changed: runs that wait for their time have these configurations from now on. */
+  configureRuns(configs: ReadonlyMap<string, unknown>): void {
+    this.#runs.configureAll(configs)
+  }
+
   /** A run of the grace window that the store knows already: it is not launched again. */
   rememberRun(runId: string, scheduleId: string, scheduledAtMs: number): void {
     this.#runs.remember(runId, scheduleId, scheduledAtMs)

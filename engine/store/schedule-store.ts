@@ -16,6 +16,8 @@ export interface LoadedSchedule {
   /** Its jobs have a group. */
   readonly grouped: boolean
   readonly revision: number
+  /** Another number after a change of any kind. */
+  readonly changed: number
   readonly cron: string
   readonly timeZone: string
   /** Due times up to here do not count. */
@@ -127,6 +129,7 @@ export class ScheduleStore {
       task: row.task,
       grouped: row.grouped,
       revision: row.revision,
+      changed: row.changed,
       cron: row.cron,
       timeZone: row.time_zone,
       sinceMs: row.since_ms,
@@ -306,6 +309,7 @@ interface LoadRow {
   task: string
   grouped: boolean
   revision: number
+  changed: number
   cron: string
   time_zone: string
   since_ms: number

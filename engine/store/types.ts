@@ -197,6 +197,18 @@ export interface NewChunk {
   readonly payloads: readonly string[]
 }
 
+/** The state that an occurrence of a schedule is in, in the memory of a node. */
+export interface OccurrenceState {
+  /** `<schedule>:<unix seconds>`. */
+  readonly runId: string
+  readonly scheduleId: string
+  readonly scheduledAtMs: number
+  readonly status: string
+  /** Wall clock of the node. */
+  readonly atMs: number
+  readonly error: string | null
+}
+
 /** What the loop tells about one of its iterations. */
 export interface IterationStats {
   /** Wall clock of the node at the start of the iteration. */

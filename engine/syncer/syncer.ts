@@ -1,5 +1,5 @@
-// Writes back to PostgreSQL what became of the jobs, in batches, one transaction at a time, and the statistics of the
-// loop beside it.
+// Writes back to PostgreSQL what became of the jobs, in batches, one transaction at a time, and beside it the states of
+// occurrences and the statistics of the loop, which are for people.
 //
 // It promises: an outcome that was buffered is written once, or refused because its lease was lost, or it is in the
 // outbox or the dead file, and the log says so. A lost connection delays it and never loses it: the same flush with the
@@ -13,9 +13,10 @@ import { codeOf, EngineError, messageOf } from '../base/errors.ts'
 import type { Deadline, Part } from '../base/lifecycle.ts'
 import type { Log } from '../base/log.ts'
 import { isFinal, sqlStateOf } from '../store/refusal.ts'
-import type { DoubtItem, Flush, FlushResult, IterationStats } from '../store/types.ts'
+import type { DoubtItem, Flush, FlushResult, IterationStats, OccurrenceState } from '../store/types.ts'
 import { Batcher } from './batcher.ts'
 import { StatsPage } from './iteration-stats.ts'
+import { OccurrencePage } from './occurrence-page.ts'
 import type { DeadRecord } from './outbox.ts'
 import { OutcomeBuffer } from './outcome-buffer.ts'
 import { OutcomePage } from './outcome-page.ts'
@@ -26,6 +27,8 @@ export interface SyncerNeeds {
   /** One transaction. Throws EngineError with `retry`, or with details.sqlState when PostgreSQL refuses it. */
   flush(flush: Flush): Promise<FlushResult>
   writeStats(rows: readonly IterationStats[]): Promise<void>
+  /** States of occurrences; writing the same ones twice is harmless. */
+  writeOccurrences?(rows: readonly OccurrenceState[]): Promise<void>
   /** Of this node, for the rows. Asked at every outcome. */
   nodeId(): number
   /** What is added to wall times of this machine so that they are the database's. Asked once per page. Default 0. */
@@ -61,6 +64,8 @@ export interface SyncerOptions {
   readonly updatesBufferedMax: number
   /** Bytes held at most before `hasRoom` says no. */
   readonly updatesBytesMax: number
+  /** The longest that states of occurrences wait, in ms. */
+  readonly occurrencesFlushMs: number
   readonly statsFlushRows: number
   readonly statsFlushMs: number
   /** Wait before the second try of a flush; doubles up to `retryMsMax`. */
@@ -75,6 +80,7 @@ export const SYNCER_DEFAULTS: SyncerOptions = {
   channelRowsMax: 5_000,
   updatesBufferedMax: 100_000,
   updatesBytesMax: 64 * 1024 * 1024,
+  occurrencesFlushMs: 1_000,
   statsFlushRows: 30,
   statsFlushMs: 30_000,
   retryMs: 50,
@@ -106,6 +112,8 @@ export interface SyncerStats {
   readonly dead: number
   readonly substituted: number
   readonly outboxed: number
+  readonly occurrencesWritten: number
+  readonly occurrencesLost: number
   readonly statsWritten: number
   readonly statsLost: number
   /** Steady clock: since when flushes have been failing; null while they succeed. */
@@ -114,6 +122,7 @@ export interface SyncerStats {
 
 const PAGE_SHARE = 4 // a page takes a quarter of the bytes at most, so that one can fill while another is written
 const STATS_BYTES_MAX = 16 * 1024 * 1024
+const OCCURRENCES_BYTES_MAX = 64 * 1024 * 1024
 const STOP_RESERVE_MS = 1_000 // of the deadline, for writing the outbox
 
 /** Between two looks at jobs whose handlers' own transactions are still open after the handlers have ended. */
@@ -130,6 +139,7 @@ export class Syncer implements Part {
   /** What the scheduler reports to. */
   readonly outcomes: OutcomeBuffer
   readonly #updates: Batcher<OutcomePage>
+  readonly #occurrences: Batcher<OccurrencePage>
   readonly #stats: Batcher<StatsPage>
   readonly #needs: SyncerNeeds
   readonly #outbox: SyncerOutbox
@@ -164,6 +174,8 @@ export class Syncer implements Part {
   #dead = 0
   #substituted = 0
   #outboxed = 0
+  #occurrencesWritten = 0
+  #occurrencesLost = 0
   #statsWritten = 0
   #statsLost = 0
   #failingSinceSteadyMs: number | null = null
@@ -202,6 +214,22 @@ export class Syncer implements Part {
       () => this.#pageSettled(),
       (error) => needs.onFailed?.(error),
     )
+    this.#occurrences = new Batcher(
+      {
+        name: 'occurrence update',
+        threshold: all.flushRows,
+        lingerMs: all.occurrencesFlushMs,
+        pageCountMax: all.flushRowsMax,
+        pageBytesMax: OCCURRENCES_BYTES_MAX / PAGE_SHARE,
+        channelCountMax: all.channelRowsMax,
+        bufferCountMax: all.updatesBufferedMax,
+        bytesMax: OCCURRENCES_BYTES_MAX,
+      },
+      clock,
+      log,
+      () => new OccurrencePage(),
+      (page) => this.#writeOccurrences(page),
+    )
     this.#stats = new Batcher(
       {
         name: 'stats update',
@@ -227,6 +255,7 @@ export class Syncer implements Part {
 
   async start(): Promise<void> {
     this.#updates.start()
+    this.#occurrences.start()
     this.#stats.start()
   }
 
@@ -280,6 +309,27 @@ export class Syncer implements Part {
     this.#stats.added()
   }
 
+  /** There is room for the states of more occurrences: without it none is taken into memory. */
+  hasRoomForOccurrences(): boolean {
+    return this.#occurrences.hasRoom()
+  }
+
+  /** Keeps the state of an occurrence until it is written. False: the buffer is over its limit, and the loop must stop. */
+  recordOccurrence(state: OccurrenceState): boolean {
+    if (this.#stopping !== null) {
+      this.#occurrencesLost++
+      return true
+    }
+    this.#occurrences.page.add(state)
+    try {
+      this.#occurrences.added()
+      return true
+    } catch (error) {
+      if (codeOf(error) === 'BUFFER_OVERFLOW') return false
+      throw error
+    }
+  }
+
   stats(): SyncerStats {
     return {
       bufferedUpdates: this.#updates.buffered,
@@ -294,6 +344,8 @@ export class Syncer implements Part {
       dead: this.#dead,
       substituted: this.#substituted,
       outboxed: this.#outboxed,
+      occurrencesWritten: this.#occurrencesWritten,
+      occurrencesLost: this.#occurrencesLost,
       statsWritten: this.#statsWritten,
       statsLost: this.#statsLost,
       failingSinceSteadyMs: this.#failingSinceSteadyMs,
@@ -481,6 +533,27 @@ export class Syncer implements Part {
     return Math.min(retryMsMax, retryMs * 2 ** Math.min(tries, 30)) * (0.5 + this.#random() / 2)
   }
 
+  /** Tried until the stop; what PostgreSQL refuses for what it says would be refused again. */
+  async #writeOccurrences(page: OccurrencePage): Promise<void> {
+    const { rows } = page
+    for (let tries = 0; !this.#cut.signal.aborted; tries++) {
+      try {
+        await this.#needs.writeOccurrences?.(rows)
+        this.#occurrencesWritten += rows.length
+        return
+      } catch (error) {
+        const facts = { rows: rows.length, code: codeOf(error), error: messageOf(error) }
+        if (isFinal(error)) {
+          this.#occurrencesLost += rows.length
+          this.#log.error(facts, 'failed to write occurrence update')
+          return
+        }
+        if (tries === 0) this.#log.warn(facts, 'occurrences.failed')
+        await this.#clock.sleep(this.#backoffMs(tries), this.#cut.signal)
+      }
+    }
+  }
+
   async #writeStats(page: StatsPage): Promise<void> {
     try {
       await this.#needs.writeStats(page.rows)
@@ -498,7 +571,7 @@ export class Syncer implements Part {
     if (this.outcomes.sawDoubts)
       await Promise.race([this.#decided(), this.#clock.sleep(deadline.leftMs() * OPEN_SHARE, timeUp.signal)])
     const leftMs = deadline.leftMs()
-    const closed = Promise.all([this.#updates.close(), this.#stats.close()])
+    const closed = Promise.all([this.#updates.close(), this.#occurrences.close(), this.#stats.close()])
     await Promise.race([closed, this.#clock.sleep(leftMs - Math.min(STOP_RESERVE_MS, leftMs / 2), timeUp.signal)])
     timeUp.abort()
     this.#openTimer?.cancel()
@@ -507,6 +580,8 @@ export class Syncer implements Part {
         { jobs: this.#open.map(({ jobId }) => jobId).slice(0, 20) },
         'transactions of handlers are still open',
       )
+    this.#occurrencesLost += this.#occurrences.held
+    this.#occurrences.abandon()
     this.#statsLost += this.#stats.held
     this.#stats.abandon()
     const outboxed = await this.#storeRest()

@@ -379,6 +379,7 @@ export const CUTS: readonly Cut[] = [
   { statement: 'prepare', play: schedules({}) },
   { statement: 'confirm', play: schedules({}) },
   { statement: 'note_begun', play: schedules({}) },
+  { statement: 'insert occurrence_state', play: schedules({}) },
   {
     statement: 'standing',
     async play(stage) {
@@ -575,4 +576,5 @@ export const CUTS: readonly Cut[] = [
 export const NOT_CUT: Readonly<Record<string, string>> = {
   'create database': 'the embedded server makes it before anything else is there, and looks for it at each start',
   'delete loop_sample': 'is one statement with insert loop_sample',
+  'delete occurrence_state': 'is one statement with insert occurrence_state',
 }

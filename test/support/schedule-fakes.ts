@@ -48,6 +48,7 @@ export class FakeScheduleStore {
       task: 'work',
       grouped: false,
       revision: (old?.revision ?? 0) + 1,
+      changed: this.#changes,
       cron,
       timeZone: 'UTC',
       sinceMs: this.#clock.wallMs() - 3_600_000,
@@ -221,6 +222,8 @@ export function scheduleBench(
         nowMs: () => schedules.occurrences.nowMs(),
         surelyMs: () => schedules.occurrences.surelyMs(),
         launch: (run) => schedules.occurrences.launch(run),
+        configured: () => schedules.occurrences.configured(),
+        hasRoom: () => schedules.occurrences.hasRoom(),
         update(update) {
           updates.push(update)
           return schedules.occurrences.update(update)
@@ -248,6 +251,7 @@ export function scheduleBench(
         giveBack: (chunks) => bench.scheduler.giveBack(chunks),
         cancel: (jobId, reason) => void bench.scheduler.cancel(jobId, reason),
       },
+      updates: { hasRoom: () => true, record: () => true },
       nodeId: () => 1,
       taking: (take) => take(),
       onEnqueued: () => {

@@ -2,6 +2,7 @@
 --
 --   schedule    a cron definition; small, one row each              changed by people, and by every occurrence (last_*)
 --   occurrence  one due time that was decided: enqueued, or not     one row decides; deleted in batches when old
+--   occurrence_state  what a node last said of an occurrence that it had in memory    for people; kept for a day
 --
 -- An occurrence exists for a due time that is after `since`, from starts_at on, before ends_at, while the schedule is
 -- not paused. Every decision about a schedule is made under the lock of its row; rows are locked in the order of their
@@ -65,6 +66,18 @@ create table millrace.occurrence (
   primary key (schedule_id, scheduled_at)
 );
 create index occurrence_age on millrace.occurrence (scheduled_at);
+
+-- The state in which each node last had an occurrence in its memory. Nothing depends on it: it tells why one did not run.
+create table millrace.occurrence_state (
+  schedule_id  text not null,
+  scheduled_at timestamptz not null,
+  node_id      int not null,
+  state        text not null,
+  at           timestamptz not null,
+  error        text,
+  primary key (schedule_id, scheduled_at, node_id)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 10000);
+create index occurrence_state_at on millrace.occurrence_state (scheduled_at);
 
 -- True while a job waits, is held or runs.
 create function millrace.is_unfinished(p_job bigint) returns boolean language plpgsql stable as $$
@@ -408,6 +421,10 @@ begin
 end $$;
 
 -- What people see.
+-- What the nodes last said of the occurrences that they had in memory, for a day.
+create view millrace.occurrence_states as
+select s.schedule_id, s.scheduled_at, s.node_id, s.state, s.at, s.error from millrace.occurrence_state s;
+
 create view millrace.schedules as
 select s.id, q.name as queue, t.name as task, s.cron, s.time_zone, s.payload, s.options, s.starts_at, s.ends_at, s.jitter_ms, s.overlap,
   s.catch_up, s.catch_up_ms, s.paused, s.source, s.revision, s.since, s.error, s.last_scheduled_at, s.last_decided_at, s.last_outcome,

@@ -12,7 +12,7 @@ from millrace.schedule;
 -- name: load
 -- Every schedule that has due times.
 select id, (select q.name from millrace.queue q where q.id = queue_id) as queue, (select t.name from millrace.task t where t.id = task_id) as task,
-  options ->> 'group' is not null as grouped, revision, cron, time_zone, extract(epoch from since)::float8 * 1000 as since_ms, extract(epoch from starts_at)::float8 * 1000 as starts_ms,
+  options ->> 'group' is not null as grouped, revision, changed, cron, time_zone, extract(epoch from since)::float8 * 1000 as since_ms, extract(epoch from starts_at)::float8 * 1000 as starts_ms,
   extract(epoch from ends_at)::float8 * 1000 as ends_ms, jitter_ms, overlap, catch_up, catch_up_ms, error,
   extract(epoch from last_scheduled_at)::float8 * 1000 as last_scheduled_ms, extract(epoch from clock_timestamp())::float8 * 1000 as now_ms
 from millrace.schedule where not paused order by id;

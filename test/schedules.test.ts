@@ -770,7 +770,11 @@ test('a node that is killed after it won an occurrence leaves a job that another
 test('a clock that is minutes off changes nothing: due times are those of the database', () =>
   withFleet(async (fleet) => {
     const { start, log, client, query } = fleet
-    const off = (ms: number): Clock => ({ ...systemClock, wallMs: () => systemClock.wallMs() + ms })
+    const off = (ms: number): Clock => ({
+      ...systemClock,
+      wallMs: () => systemClock.wallMs() + ms,
+      machine: { clock: systemClock, at: (wallMs) => wallMs + ms }, // threads have no other clock than this machine's
+    })
     await start({ clock: off(7 * MINUTE) })
     await start({ clock: off(-7 * MINUTE) })
     await client.schedules.register([{ id: 'job', task: 'noop', cron: '* * * * * *' }])

@@ -6,6 +6,7 @@ import { systemClock } from '../engine/base/clock.ts'
 import { type EngineBundle, withEngines } from './support/engine.ts'
 import { type Gate, gate } from './support/gate.ts'
 import { FakeLog } from './support/scheduler-fakes.ts'
+import { wireProxy } from './support/wire-proxy.ts'
 
 const MINUTE = 60_000
 
@@ -65,3 +66,23 @@ for (const verb of ['stop', 'kill'] as const)
       assert.equal(typeof (await open), 'string', 'the enqueue that was under way is refused, not forgotten')
     }),
   )
+
+test('stop() ends although LISTEN is just being connected, and hears nothing', { timeout: MINUTE }, () =>
+  withEngines(async ({ url, engine }) => {
+    const proxy = await wireProxy(url)
+    try {
+      const worker = await engine({ database: proxy.url })
+      const isListen = (application: string) => application.endsWith(' listen')
+      proxy.stall(isListen)
+      const again = proxy.seen(({ application, text }) => isListen(application) && text === 'startup')
+      proxy.cutSome(isListen)
+      await again
+      const from = systemClock.steadyMs()
+      await worker.stop(1_000)
+      const tookMs = systemClock.steadyMs() - from
+      assert.ok(tookMs < 30_000, `it took ${tookMs} ms`)
+    } finally {
+      await proxy.close()
+    }
+  }),
+)

@@ -81,9 +81,13 @@ export class Listener {
           const heard = from !== undefined && from === origin ? null : parse(said!)
           if (heard) onHeard(heard)
         })
+        // the driver never settles connect() of a client that is told to end meanwhile
+        const gone = ended.then(() => {
+          throw new Error('the connection ended')
+        })
         this.#attempt = client
-        await client.connect()
-        await client.query(`listen "millrace_${schema}"`)
+        await Promise.race([client.connect(), gone])
+        await Promise.race([client.query(`listen "millrace_${schema}"`), gone])
         this.#client = client
         if (this.#closed) break
         tries = 0

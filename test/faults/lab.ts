@@ -17,6 +17,7 @@ import { type WireProxy, wireProxy } from '../support/wire-proxy.ts'
 import { openSmallDisk, type SmallDisk } from './disks.ts'
 import { HARMS, type Harm } from './harms.ts'
 import { Load } from './load.ts'
+import { within } from './stage.ts'
 
 export interface LabOptions {
   readonly seed: number
@@ -76,6 +77,8 @@ const TASKS = ['witness', 'ledger'].map((name) => new URL(`../tasks/${name}.js`,
 const SERVER_MIB = 768
 const OUTBOX_MIB = 16
 const WARM_MS = 2_000
+/** A fault that takes longer hangs in something that should have ended, such as the stop of an engine. */
+const HARM_MS_MAX = 120_000
 const RECOVERY_MS_MAX = 120_000
 /** Who was late by that much is named. */
 const SLOW_MS = 10_000
@@ -265,7 +268,9 @@ export class Lab {
     const goesOn = (n: number) =>
       forMs > 0 ? systemClock.steadyMs() - fromMs < forMs : chosen !== null && n < chosen.length
     for (let n = 0; goesOn(n); n++) {
-      const harmed = await this.#harm(chosen?.[n % chosen.length] ?? this.#dice.pick(possible))
+      const harm = chosen?.[n % chosen.length] ?? this.#dice.pick(possible)
+      const harmed = await this.#harm(harm).catch((error) => void broken.push(`${harm.name}: ${messageOf(error)}`))
+      if (!harmed) break
       faults.push(harmed)
       say(lineOf(harmed))
       if (harmed.recoveryS === null) break // the rest would only be hidden by it
@@ -291,7 +296,7 @@ export class Lab {
 
   async #harm(harm: Harm): Promise<Harmed> {
     const beganMs = systemClock.steadyMs()
-    const what = await harm.do(this, this.#dice)
+    const what = await within(HARM_MS_MAX, `"${harm.name}" was over`, harm.do(this, this.#dice))
     const endedMs = systemClock.steadyMs()
     if (harm.name.startsWith('PostgreSQL') || harm.name.includes('disk of PostgreSQL')) this.#crashed = true
     await this.serverIsUp()

@@ -62,6 +62,8 @@ const ROWS: readonly Row[] = [
   ['console.dead.purge', NO_ID, (it, id) => it.console.dead.purge({ id })],
   ['console.dead.purge', NO_NAME, (it, queue) => it.console.dead.purge({ queue })],
   ['console.cancel', NO_ID, (it, id) => it.console.cancel(id)],
+  ['console.grants', NO_NAME, (it, role) => it.console.grants(role, 'reader')],
+  ['console.grants', NO_NAME, (it, kind) => it.console.grants('somebody', kind)],
   ['schedules.register', NOTHING.filter((value) => !Array.isArray(value)), (it, list) => it.schedules.register(list)],
   ['schedules.register', NOTHING, (it, definition) => it.schedules.register([definition])],
   ['schedules.register', given(NO_NAME), (it, queue) => it.schedules.register([], { queue })],

@@ -162,6 +162,7 @@ export class Access {
       {
         clock: this.clock,
         store: this.store,
+        databaseNowMs: () => this.clock.wallMs() + this.store.time.leadMs(),
         defaultsOf: (task) => this.defaultsOf(task),
         onExpiry: (atMs) => this.onExpiry(atMs),
         onUnknownTask: (task) => this.onUnknownTask(task),

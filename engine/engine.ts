@@ -592,7 +592,7 @@ class MillraceEngine extends Access {
   protected override onEnqueued(queueIds: readonly number[], dueAtMs: number | null): void {
     if (this.#life !== 'running') return
     if (queueIds.length > 0) this.#claimer.ready(queueIds)
-    if (dueAtMs !== null) this.#claimer.dueIn(dueAtMs - this.clock.wallMs())
+    if (dueAtMs !== null) this.#claimer.dueIn(dueAtMs - this.store.time.nowMs())
   }
 
   protected override onExpiry(atMs: number): void {

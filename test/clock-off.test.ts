@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
+import { systemClock } from '../engine/base/clock.ts'
 import { type EngineBundle, withEngines } from './support/engine.ts'
 import { endAll, startEngine } from './support/engine-process.ts'
 
@@ -110,3 +111,19 @@ test(
       assert.ok(times.at(-1)! - times[0]! < MINUTE)
     }),
 )
+
+for (const offMs of [5 * MINUTE, -5 * MINUTE])
+  test(`a delay counts from the database's time, also where the clock is ${offMs / MINUTE} minutes off`, () =>
+    withEngines(async ({ another, engine, query }) => {
+      const clock = { ...systemClock, wallMs: () => systemClock.wallMs() + offMs }
+      const clients = [another({ clock }), await engine({ clock })]
+      for (const client of clients) {
+        const { id } = await client.enqueue('echo', 1, { delayMs: 10 * MINUTE, queue: 'later' })
+        const [job] = await query<{ delay: number }>(
+          'select extract(epoch from run_at - created_at)::float8 * 1000 as delay from millrace.jobs where id = $1',
+          [id],
+        )
+        const wrongMs = Math.abs(job!.delay - 10 * MINUTE)
+        assert.ok(wrongMs < MINUTE, `due in ${job!.delay} ms`)
+      }
+    }))

@@ -77,6 +77,8 @@ export interface EnqueuerNeeds {
     /** `toOthers`: this process knows already. */
     notify(message: string, toOthers: boolean): Promise<void>
   }
+  /** The time that due times are judged by, in wall ms: the database's, as far as it is known. Default: this machine's. */
+  databaseNowMs?(): number
   /** Options of a task that this process has; of any other the published ones count. */
   defaultsOf(task: string): TaskDefaults | undefined
   /** Told once for each task that this process does not have and nobody has published. */
@@ -353,6 +355,10 @@ export class Enqueuer {
 
   // ------------------------------------------------------------------ PostgreSQL is away, or an answer is
 
+  #nowMs(): number {
+    return this.#needs.databaseNowMs?.() ?? this.#needs.clock.wallMs()
+  }
+
   #untilMs(): number {
     return this.#needs.clock.steadyMs() + this.#settings.enqueueTimeoutMs
   }
@@ -432,12 +438,12 @@ export class Enqueuer {
 
   /** What is due within a moment may have been due already when PostgreSQL put it in its place: it is ready then. */
   #isReadySoon({ runAtMs }: NewChunk): boolean {
-    return runAtMs === null || runAtMs <= this.#needs.clock.wallMs() + SOON_MS
+    return runAtMs === null || runAtMs <= this.#nowMs() + SOON_MS
   }
 
   /** Times at which jobs of these expire, in whole steps: those that no beat would tell in time. */
   #nearExpiries(chunks: readonly NewChunk[]): Set<number> {
-    const nowMs = this.#needs.clock.wallMs()
+    const nowMs = this.#nowMs()
     const near = new Set<number>()
     for (const { expiresAtMs } of chunks)
       if (expiresAtMs !== null && expiresAtMs < nowMs + EXPIRY_HINT_MS)
@@ -583,7 +589,7 @@ export class Enqueuer {
       const known = this.#plain.get(task)
       if (known && known.defaults === defaults) return known.template
     }
-    const template = checkedTemplate(task, options ?? {}, defaults, trace, this.#needs.clock.wallMs())
+    const template = checkedTemplate(task, options ?? {}, defaults, trace, this.#nowMs())
     if (options === undefined && trace === null && this.#plain.size < 10_000)
       this.#plain.set(task, { template, defaults })
     return template

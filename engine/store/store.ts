@@ -176,12 +176,22 @@ export class Store {
 
   /** Published options of these tasks; a name that is missing has none. Names that are not there are not added. */
   async publishedTasks(names: readonly string[]): Promise<Map<string, PublishedOptions>> {
-    const rows = await this.session('ask').repeatable<{ name: string; id: number; options: PublishedOptions | null }>({
-      text: this.#sql('select name, id, options from millrace.task where name = any ($1)'),
+    const sentMs = this.time.steadyMs()
+    const rows = await this.session('ask').repeatable<{
+      now: number
+      name: string | null
+      id: number
+      options: PublishedOptions | null
+    }>({
+      text: this.#sql(`select c.now, t.name, t.id, t.options
+        from (select extract(epoch from clock_timestamp())::float8 * 1000 as now) c
+        left join millrace.task t on t.name = any ($1)`),
       values: [names],
     })
+    this.time.note(sentMs, this.time.steadyMs(), rows[0]!.now)
     const published = new Map<string, PublishedOptions>()
     for (const row of rows) {
+      if (row.name === null) continue
       this.#taskIds.set(row.name, row.id)
       this.#taskNames.set(row.id, row.name)
       if (row.options !== null) published.set(row.name, row.options)

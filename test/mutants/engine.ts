@@ -34,7 +34,7 @@ export const ENGINE_MUTANTS: readonly Mutant[] = [
   {
     name: 'enqueue: a tiny delay is told as a later job',
     file: 'engine/enqueuer/enqueuer.ts',
-    find: `return runAtMs === null || runAtMs <= this.#needs.clock.wallMs() + SOON_MS`,
+    find: `return runAtMs === null || runAtMs <= this.#nowMs() + SOON_MS`,
     replace: `return runAtMs === null`,
     test: 'hints: delayed by so little',
   },

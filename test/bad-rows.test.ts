@@ -25,21 +25,7 @@ before(async () => {
 })
 after(() => it.close())
 beforeEach(async () => {
-  for (const table of [
-    'ready',
-    'scheduled',
-    'blocked',
-    'lease',
-    'hold',
-    'key',
-    'dead',
-    'expiring',
-    'attempt',
-    'job',
-    'node',
-    'schedule',
-  ])
-    await it.query(`delete from millrace.${table}`)
+  await it.empty()
 })
 
 const invalid = async () =>

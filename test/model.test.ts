@@ -123,12 +123,7 @@ class World {
   }
 
   async begin(): Promise<void> {
-    for (const { name } of await this.#it.query<{ name: string }>(
-      `select c.relname as name from pg_class c where c.relnamespace = $1::regnamespace and c.relkind in ('r', 'p')
-         and not c.relispartition and c.relname not in ('migration', 'queue', 'task')`,
-      [this.#it.store.schema],
-    ))
-      await this.#it.query(`delete from millrace."${name}"`)
+    await this.#it.empty()
     await this.#it.query('update millrace.queue set paused = false')
     for (const at of [0, 1] as const) await this.#join(at)
   }

@@ -18,20 +18,7 @@ before(async () => {
 })
 after(() => it.close())
 beforeEach(async () => {
-  for (const table of [
-    'ready',
-    'scheduled',
-    'blocked',
-    'lease',
-    'hold',
-    'key',
-    'dead',
-    'expiring',
-    'attempt',
-    'job',
-    'node',
-  ])
-    await it.query(`delete from millrace.${table}`)
+  await it.empty()
   node = await it.join()
   flushNo = 0
 })

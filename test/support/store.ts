@@ -19,6 +19,8 @@ export interface StoreBundle {
   put(count: number, options?: Partial<NewChunk>): Promise<number>
   claim(nodeId: number, jobsMax?: number, store?: Store): Promise<ClaimedChunk[]>
   query<Row extends Record<string, unknown>>(sql: string, params?: unknown[]): Promise<Row[]>
+  /** Removes every row but those of migrations, queues and tasks. */
+  empty(): Promise<void>
   close(): Promise<void>
 }
 
@@ -60,6 +62,14 @@ export async function openStore(options: { prepared?: boolean; migrate?: boolean
     },
     claim: (nodeId, jobsMax = 1_000, on = store) =>
       on.claim({ nodeId, queueIds: [queueId], taskIds: null, jobsMax, bytesMax: 1e9, group: null }),
+    async empty() {
+      const tables = await query<{ name: string }>(
+        `select c.relname as name from pg_class c where c.relnamespace = $1::regnamespace and c.relkind in ('r', 'p')
+           and not c.relispartition and c.relname not in ('migration', 'queue', 'task')`,
+        [db.schema],
+      )
+      for (const { name } of tables) await query(`delete from millrace."${name}"`)
+    },
     async close() {
       await Promise.all(stores.map((it) => it.close()))
       await db.close()

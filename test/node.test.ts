@@ -5,13 +5,12 @@ import assert from 'node:assert/strict'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
-import { nextTurn } from '../engine/base/clock.ts'
 import { EngineError } from '../engine/base/errors.ts'
 import { silentLog } from '../engine/base/log.ts'
 import { Node, type NodeNeeds } from '../engine/node.ts'
 import { withBundle } from './support/bundle.ts'
 import { endAll } from './support/engine-process.ts'
-import { ManualClock } from './support/manual-clock.ts'
+import { ManualClock, settle, pass as timePasses } from './support/manual-clock.ts'
 import { until } from './support/until.ts'
 import { wireProxy } from './support/wire-proxy.ts'
 
@@ -67,16 +66,7 @@ async function bundle(beatMs = BEAT_MS, limitMs = LIMIT_MS) {
     { nodeHeartbeatMs: beatMs, nodeLimitMs: limitMs, rescuesMax: 3, version: '0' },
   )
   await node.start()
-  const settle = async () => {
-    for (let turn = 0; turn < 10; turn++) await nextTurn()
-  }
-  /** Time passes in steps of a tenth of a second. */
-  const pass = async (ms: number) => {
-    for (let left = ms; left > 0; left -= 100) {
-      clock.advance(Math.min(100, left))
-      await settle()
-    }
-  }
+  const pass = (ms: number) => timePasses(clock, ms)
   const stop = async () => {
     world.answer = async () => ALIVE
     const stopped = node.stop(false)

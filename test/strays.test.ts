@@ -4,13 +4,12 @@
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { nextTurn } from '../engine/base/clock.ts'
 import { EngineError } from '../engine/base/errors.ts'
 import { silentLog } from '../engine/base/log.ts'
 import type { Engine, EngineOptions } from '../engine/index.ts'
 import { Strays } from '../engine/strays.ts'
 import { type EngineBundle, withEngines } from './support/engine.ts'
-import { ManualClock } from './support/manual-clock.ts'
+import { ManualClock, settle, pass as timePasses } from './support/manual-clock.ts'
 import { completing, openStore } from './support/store.ts'
 import { type WireProxy, wireProxy } from './support/wire-proxy.ts'
 
@@ -62,16 +61,7 @@ function bundle(nodeLimitMs = 30_000) {
     },
     { nodeLimitMs, rescuesMax: 3 },
   )
-  const settle = async () => {
-    for (let turn = 0; turn < 10; turn++) await nextTurn()
-  }
-  /** Time passes in steps of a tenth of a second. */
-  const pass = async (ms: number) => {
-    for (let left = ms; left > 0; left -= 100) {
-      clock.advance(Math.min(100, left))
-      await settle()
-    }
-  }
+  const pass = (ms: number) => timePasses(clock, ms)
   const look = async () => {
     strays.look()
     await settle()

@@ -1,6 +1,6 @@
 // A clock that stands still until a test moves it.
 
-import type { Clock, Timer } from '../../engine/base/clock.ts'
+import { type Clock, nextTurn, type Timer } from '../../engine/base/clock.ts'
 
 interface Due {
   readonly atMs: number
@@ -69,5 +69,18 @@ export class ManualClock implements Clock {
       next.fn()
     }
     this.#nowMs = untilMs
+  }
+}
+
+/** Lets everything that is ready run, promises in a row too. */
+export async function settle(): Promise<void> {
+  for (let turn = 0; turn < 10; turn++) await nextTurn()
+}
+
+/** Time passes in steps of a tenth of a second, and what falls due runs. */
+export async function pass(clock: ManualClock, ms: number): Promise<void> {
+  for (let left = ms; left > 0; left -= 100) {
+    clock.advance(Math.min(100, left))
+    await settle()
   }
 }
